@@ -1,0 +1,83 @@
+"""Logs: one JSON object a line (or one readable line), with everything that looks like a secret taken out.
+
+Owns: the form of a line and the redaction, which works on the finished text, so that a secret in an exception or in a
+library's message is caught too. Refuses: audio and transcripts, which nobody may pass to a logger in the first place.
+"""
+
+import json
+import logging
+import re
+from datetime import UTC, datetime
+from typing import Any, Final
+
+REDACTED: Final = "[redacted]"
+_SECRETS: Final = re.compile(
+    r"eyJ[\w-]{8,}\.[\w-]+\.[\w-]*"  # a JWT: header, claims, signature
+    r"|\bvk_[\w-]{8,}"  # an API key, see tenants.credentials
+    r"|(?<=://)[^\s/:@]*:[^\s/@]+(?=@)"  # user:password in a URL
+    r"|(?i:(?<=bearer )[\w.~+/-]{8,}=*)"
+    r"|\bgAAAA[\w-]{40,}=*"  # a Fernet token
+)
+# Attributes that every LogRecord has: what is not among them came in `extra`.
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+def redact(text: str) -> str:
+    """Return the text with tokens, keys and passwords replaced."""
+    return _SECRETS.sub(REDACTED, text)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD and not name.startswith("_")}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (RFC 3339, UTC), level, logger, message, then the fields passed in ``extra``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return redact(json.dumps(line, default=str, ensure_ascii=False))
+
+
+class PlainFormatter(logging.Formatter):
+    """One line for people: time, level where it is not info, message, fields as ``name=value``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        text = f"{clock}  {level}{record.getMessage()}{fields}"
+        if record.exc_info:
+            text = f"{text}\n{self.formatException(record.exc_info)}"
+        return redact(text)
+
+
+def configuration(*, level: str, plain: bool) -> dict[str, Any]:
+    """Return the ``dictConfig`` for Django's LOGGING: everything goes to standard output, one handler, redacted."""
+    quiet = {"level": "WARNING"}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"()": f"{__name__}.{'PlainFormatter' if plain else 'JsonFormatter'}"}},
+        "handlers": {"out": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "line"}},
+        "root": {"handlers": ["out"], "level": level},
+        "loggers": {
+            "django": {"handlers": [], "level": level, "propagate": True},
+            "django.server": {"handlers": [], **quiet, "propagate": True},
+            "django.request": {"level": "ERROR"},
+            "uvicorn.access": {"handlers": [], **quiet, "propagate": True},
+            "uvicorn.error": {"handlers": [], "level": level, "propagate": True},
+            "celery.app.trace": quiet,
+            "celery.beat": quiet,
+            "daphne": quiet,
+            "asyncio": quiet,
+        },
+    }
