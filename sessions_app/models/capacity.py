@@ -1,0 +1,78 @@
+"""Counters of what is in use, nodes with their heartbeats, and the record of every change of a limit."""
+
+from django.db import models
+
+
+class Capacity(models.Model):
+    """Sessions in use in one scope. Moves only in the transaction that moves a session's state.
+
+    The platform has no counter of its own: it is the sum over the backends, so that without a platform cap no row is shared by all.
+    """
+
+    scope = models.CharField(max_length=10, choices=[("tenant", "tenant"), ("backend", "backend")])
+    ref = models.BigIntegerField(help_text="Id of the tenant or backend.")
+    active = models.IntegerField(default=0)
+
+    class Meta:
+        verbose_name_plural = "capacity"
+        constraints = [
+            models.UniqueConstraint(fields=["scope", "ref"], name="capacity_of_a_scope"),
+            models.CheckConstraint(condition=models.Q(active__gte=0), name="capacity_is_never_negative"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.scope} {self.ref}: {self.active}"
+
+
+class Node(models.Model):
+    """One server process. Its heartbeat is the lease of every session that it carries."""
+
+    class State(models.TextChoices):
+        UP = "up"
+        DRAINING = "draining"
+        STOPPED = "stopped"
+        LOST = "lost"
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    name = models.CharField(max_length=200)
+    pid = models.IntegerField()
+    state = models.CharField(max_length=10, choices=State.choices, default=State.UP)
+    started_at = models.DateTimeField()
+    heartbeat_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["heartbeat_at"], name="nodes_by_heartbeat")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Claim(models.Model):
+    """Who does a job that one process at a time should do, until when: taken by a compare-and-set, no lock is held."""
+
+    name = models.CharField(max_length=50, primary_key=True)
+    holder = models.CharField(max_length=100, blank=True, default="")
+    until = models.DateTimeField(null=True)
+    done_at = models.DateTimeField(null=True, help_text="When it was last done.")
+    steady_since = models.DateTimeField(null=True, help_text="Since when it has been done without a gap.")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class LimitChange(models.Model):
+    """One change of a limit, recorded by trigger with a sequence number taken under the scope's lock. Never edited."""
+
+    seq = models.BigIntegerField()
+    scope = models.CharField(max_length=10)
+    ref = models.BigIntegerField()
+    old = models.JSONField(null=True)
+    new = models.JSONField(null=True)
+    at = models.DateTimeField()
+    db_user = models.CharField(max_length=100)
+
+    class Meta:
+        indexes = [models.Index(fields=["seq"], name="limit_changes_in_order"), models.Index(fields=["scope", "ref", "seq"], name="limit_changes_of_a_scope")]
+
+    def __str__(self) -> str:
+        return f"{self.scope} {self.ref} at {self.seq}"

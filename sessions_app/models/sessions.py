@@ -1,0 +1,116 @@
+"""Session records, their events, and the small rows for what is live.
+
+Hot and cold apart: ``Slot`` rows come and go with what is live; ``Session`` records stay, with no index whose predicate flips at
+every end. Only ``services.ledger`` writes here; triggers refuse everybody else.
+"""
+
+import uuid
+from typing import TYPE_CHECKING
+
+import uuid_utils.compat
+from django.db import models
+
+from sessions_app.domain import states
+from sessions_app.models.backends import Backend
+from tenants.models import Tenant
+
+if TYPE_CHECKING:
+    from django_stubs_ext.db.models.manager import RelatedManager
+
+STATES = [(each.value, each.value) for each in states.State]
+
+
+def new_id() -> uuid.UUID:
+    """Return a UUIDv7: in the order of time, so that the newest rows share index pages."""
+    return uuid_utils.compat.uuid7()
+
+
+class Session(models.Model):
+    """One attempt and what became of it. Its id is that of the connect token that asked."""
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    tenant = models.ForeignKey(Tenant, models.PROTECT, related_name="+", db_index=False)
+    user = models.CharField(max_length=255)
+    state = models.CharField(max_length=12, choices=STATES)
+    reason = models.CharField(max_length=32, blank=True, default="")
+    detail = models.CharField(max_length=300, blank=True, default="")
+    backend = models.ForeignKey(Backend, models.PROTECT, null=True, related_name="+", db_index=False)
+    pipeline = models.CharField(max_length=20, blank=True, default="")
+    transport = models.CharField(max_length=20, blank=True, default="")
+    metadata = models.JSONField(default=dict)
+    node_id = models.UUIDField(null=True)
+    limits = models.JSONField(default=list, help_text="What was in use and what the limit was, per scope, at the verdict.")
+    attempted_at = models.DateTimeField()
+    started_at = models.DateTimeField(null=True, help_text="When it got its slot.")
+    active_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+
+    if TYPE_CHECKING:
+        events: RelatedManager["SessionEvent"]
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["tenant", "-id"], name="history_of_a_tenant"),
+            models.Index(fields=["tenant", "user", "-id"], name="history_of_a_user"),
+            models.Index(fields=["backend", "-id"], name="history_of_a_backend"),
+            models.Index(fields=["attempted_at"], name="history_by_time"),
+        ]
+        constraints = [models.CheckConstraint(condition=models.Q(state__in=[each.value for each in states.State]), name="session_state_is_known")]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    @property
+    def duration_ms(self) -> int | None:
+        """How long the session was active, in milliseconds; None before its end, 0 where it never became active."""
+        if self.ended_at is None:
+            return None
+        return round((self.ended_at - self.active_at).total_seconds() * 1000) if self.active_at else 0
+
+
+class SessionEvent(models.Model):
+    """One change of a session, for ever: appended in the transaction that made it, never edited."""
+
+    id = models.BigAutoField(primary_key=True)
+    session = models.ForeignKey(Session, models.CASCADE, related_name="events", db_index=False)
+    seq = models.BigIntegerField(help_text="Sequence number of the ledger's transaction, taken under its locks.")
+    old = models.CharField(max_length=12, blank=True, default="")
+    new = models.CharField(max_length=12)
+    reason = models.CharField(max_length=32, blank=True, default="")
+    at = models.DateTimeField()
+    node_id = models.UUIDField(null=True)
+    actor = models.CharField(max_length=150, blank=True, default="")
+    detail = models.JSONField(default=dict)
+    tenant_id = models.BigIntegerField()
+    backend_id = models.BigIntegerField(null=True)
+
+    class Meta:
+        ordering = ["id"]
+        indexes = [models.Index(fields=["session", "id"], name="timeline_of_a_session")]
+
+    def __str__(self) -> str:
+        return f"{self.old} to {self.new}"
+
+
+class Slot(models.Model):
+    """One unit of concurrency in use. The row is there exactly as long as its session is in a slot-holding state."""
+
+    session = models.OneToOneField(Session, models.CASCADE, primary_key=True, related_name="slot")
+    tenant_id = models.BigIntegerField()
+    backend_id = models.BigIntegerField()
+    user = models.CharField(max_length=255)
+    state = models.CharField(max_length=12, choices=STATES)
+    node_id = models.UUIDField(null=True)
+    since = models.DateTimeField()
+    lease_until = models.DateTimeField(null=True, help_text="End of the grace while reconnecting; while empty the node's heartbeat is the lease.")
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["tenant_id", "user"], name="slots_of_a_user"),
+            models.Index(fields=["node_id"], name="slots_of_a_node"),
+            models.Index(fields=["lease_until"], name="slots_past_their_grace", condition=models.Q(lease_until__isnull=False)),
+        ]
+        constraints = [models.CheckConstraint(condition=models.Q(state__in=sorted(states.SLOT_STATES)), name="slot_state_holds_a_slot")]
+
+    def __str__(self) -> str:
+        return str(self.session_id)

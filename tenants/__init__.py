@@ -1,0 +1,1 @@
+"""Who may talk, and how much. Knows nothing of sessions."""

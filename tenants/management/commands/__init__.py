@@ -1,0 +1,1 @@
+"""One module per command, each a door to one service."""
