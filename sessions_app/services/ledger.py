@@ -1,0 +1,135 @@
+"""The ledger: the one writer of session state and of the capacity counters.
+
+Lock contract: every transaction first takes the advisory locks of its tenants, then of every backend that they may use, then of the
+platform (exclusive where it has a cap, shared where not), each in the order of their ids; then a sequence number. Whatever touches a
+session holds its tenant's lock, so nothing that is read here changes before the commit. Edits of limits take the same locks, by trigger.
+
+Refuses: the network; a batch above ``MAX_BATCH``. Two pipelined round trips: lock and load, then write and commit. Every operation may be
+sent again after a lost connection: its ids make it harmless.
+"""
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, Final
+
+import psycopg
+from django.conf import settings
+
+from sessions_app.domain.operations import Operation, Result
+from sessions_app.services import ledger_sql as sql
+from sessions_app.services.ledger_batch import Batch, Loaded
+
+MAX_BATCH: Final = 512
+LOCK_TIMEOUT_MS: Final = 2_000
+STATEMENT_TIMEOUT_MS: Final = 3_000
+IDLE_TIMEOUT_MS: Final = 2_000  # a client frozen between the two round trips stops everybody else for this long at most
+
+# What a second try may mend: nothing was wrong with the batch itself.
+RETRYABLE: Final = (
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+
+
+class Ledger:
+    """Runs batches on one connection that nobody else uses, in autocommit; not for two threads at once."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+        self._platform_capped = False
+
+    def apply(self, operations: Sequence[Operation]) -> list[Result]:
+        """Apply a batch in one transaction and return one result for each operation, in order.
+
+        Raises:
+            psycopg.Error: nothing was applied, or (a connection lost at the commit) it is not known whether it was.
+            ValueError: more than ``MAX_BATCH`` operations.
+        """
+        if not operations:
+            return []
+        if len(operations) > MAX_BATCH:
+            raise ValueError(f"a batch has at most {MAX_BATCH} operations, not {len(operations)}")
+        batch = Batch(operations)
+        try:
+            loaded = self._load(batch)
+            if loaded.platform_limit is not None and not self._platform_capped:
+                # The cap was set since the last batch: decide again with the platform's lock held alone.
+                self._connection.execute("ROLLBACK")
+                self._platform_capped = True
+                loaded = self._load(batch)
+            self._platform_capped = loaded.platform_limit is not None
+            results = batch.decide(loaded)
+            self._write(batch, loaded)
+        except BaseException:
+            self._roll_back()
+            raise
+        return results
+
+    def _load(self, batch: Batch) -> Loaded:
+        connection = self._connection
+        who = {"tenants": batch.tenant_ids, "sessions": batch.session_ids}
+        with connection.pipeline():
+            connection.execute("BEGIN")
+            connection.execute(sql.SETTINGS, (str(LOCK_TIMEOUT_MS), str(STATEMENT_TIMEOUT_MS), str(IDLE_TIMEOUT_MS)))
+            connection.execute(sql.LOCK_TENANTS, who)
+            locked = connection.execute(sql.LOCK_BACKENDS, who)
+            connection.execute(sql.LOCK_PLATFORM if self._platform_capped else sql.LOCK_PLATFORM_SHARED)
+            sequence = connection.execute(sql.SEQUENCE)
+            sessions = connection.execute(sql.SESSIONS, (batch.session_ids,))
+            slots = connection.execute(sql.SLOTS, (batch.session_ids,))
+            tenants = connection.execute(sql.TENANTS, who)
+            backends = connection.execute(sql.BACKENDS, (settings.VOICE_PROBE_STALE_S,))
+            platform = connection.execute(sql.PLATFORM)
+            users = connection.execute(sql.USERS, batch.asked_users)
+        (seq, now), (platform_limit, platform_used) = sequence.fetchall()[0], platform.fetchall()[0]
+        return Loaded.from_rows(
+            seq=seq,
+            now=now,
+            locked={row[0] for row in locked.fetchall()},
+            sessions=sessions.fetchall(),
+            slots=slots.fetchall(),
+            tenants=tenants.fetchall(),
+            backends=backends.fetchall(),
+            platform_limit=platform_limit,
+            platform_used=platform_used,
+            users=users.fetchall(),
+        )
+
+    def _write(self, batch: Batch, loaded: Loaded) -> None:
+        writes = batch.writes
+        at = {"now": loaded.now, "seq": loaded.seq}
+        with self._connection.pipeline():
+            for statement, rows in (
+                (sql.INSERT_SESSIONS, writes.sessions),
+                (sql.INSERT_SLOTS, writes.slots),
+                (sql.UPDATE_SESSIONS, writes.changes),
+                (sql.UPDATE_SLOTS, writes.slot_changes),
+                (sql.DELETE_SLOTS, writes.freed),
+                (sql.INSERT_EVENTS, writes.events),
+                (sql.INSERT_CAPACITY, writes.new_counters),
+                (sql.UPDATE_CAPACITY, writes.counters),
+            ):
+                if rows:
+                    self._connection.execute(statement, {**_columns(rows), **at, "expected": len(rows)})
+            self._connection.execute("COMMIT")
+
+    def _roll_back(self) -> None:
+        try:
+            if not self._connection.closed and self._connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                self._connection.execute("ROLLBACK")
+        except psycopg.Error:
+            self._connection.close()
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Turn rows into one array a column, for unnest; mappings and lists become JSON text."""
+    return {name: [_value(row[name]) for row in rows] for name in rows[0]}
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, dict | list):
+        return json.dumps(value)
+    return value.value if isinstance(value, StrEnum) else value

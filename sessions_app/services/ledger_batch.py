@@ -1,0 +1,337 @@
+"""One batch of the ledger between its two round trips: what was loaded, what is decided, what is to be written.
+
+Owns: the meaning of each operation. Releases come first, then moves and attempts, so that a slot freed in this batch can be given
+in it. Pure: no connection is in sight, which keeps the network out of the time that the locks are held.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from sessions_app.domain import admission, states
+from sessions_app.domain.admission import Attempt, BackendView, TenantView, Verdict, World
+from sessions_app.domain.operations import (
+    Activate,
+    Admit,
+    Admitted,
+    BackendRef,
+    End,
+    Move,
+    Operation,
+    Policy,
+    Result,
+    Resume,
+    Suspend,
+)
+from sessions_app.domain.states import Reason, State
+
+Row = dict[str, Any]
+_NO_TENANT: Final = Verdict(Reason.AUTHENTICATION_FAILED, ())
+
+
+@dataclass(slots=True)
+class Held:
+    """A slot as it was loaded, and as the batch has changed it since."""
+
+    session_id: UUID
+    tenant_id: int
+    backend_id: int
+    user: str
+    state: State
+    node_id: UUID | None
+    lease_until: datetime | None
+    expired: bool
+    loaded: State
+    reason: str = ""
+    detail: str = ""
+    over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A session that has a record."""
+
+    state: State
+    node_id: UUID | None
+    pipeline: str
+    tenant_id: int
+    user: str
+    backend: BackendRef | None
+
+
+@dataclass(slots=True)
+class Loaded:
+    """The world under the locks."""
+
+    seq: int
+    now: datetime
+    world: World
+    platform_limit: int | None
+    known: dict[UUID, Known]
+    held: dict[UUID, Held]
+    policies: dict[int, Policy]
+    refs: dict[int, BackendRef]
+    counters: set[tuple[str, int]]
+
+    @classmethod
+    def from_rows(
+        cls,
+        *,
+        seq: int,
+        now: datetime,
+        locked: set[int],
+        sessions: Iterable[Sequence[Any]],
+        slots: Iterable[Sequence[Any]],
+        tenants: Sequence[Sequence[Any]],
+        backends: Sequence[Sequence[Any]],
+        platform_limit: int | None,
+        platform_used: int,
+        users: Iterable[Sequence[Any]],
+    ) -> "Loaded":
+        """Read the rows of ``ledger_sql``. A backend that was enabled after the locks were taken waits for the next batch."""
+        views = {
+            row[0]: BackendView(
+                id=row[0],
+                name=row[1],
+                cap=row[3],
+                weight=row[4],
+                used=row[9],
+                healthy=row[11],
+                draining=row[6],
+                pipelines=frozenset(row[7]),
+                transports=frozenset(row[8]),
+            )
+            for row in backends
+            if row[0] in locked and row[5]
+        }
+        tenant_views = {
+            row[0]: TenantView(
+                id=row[0],
+                suspended=row[1] != "active",
+                limit=row[2],
+                user_limit=row[3],
+                used=row[7],
+                backends=frozenset(row[9] or views),
+            )
+            for row in tenants
+        }
+        return cls(
+            seq=seq,
+            now=now,
+            world=World(platform_limit, platform_used, views, tenant_views, {(row[0], row[1]): row[2] for row in users}),
+            platform_limit=platform_limit,
+            known={
+                row[0]: Known(State(row[1]), row[2], row[3], row[4], row[5], BackendRef(*row[6:9]) if row[6] else None) for row in sessions
+            },
+            held={row[0]: Held(row[0], row[1], row[2], row[3], State(row[4]), row[5], row[6], bool(row[7]), State(row[4])) for row in slots},
+            policies={row[0]: Policy(*row[4:7]) for row in tenants},
+            refs={row[0]: BackendRef(*row[:3]) for row in backends},
+            counters={("tenant", row[0]) for row in tenants if row[8]} | {("backend", row[0]) for row in backends if row[10]},
+        )
+
+
+@dataclass(slots=True)
+class Writes:
+    """Rows for the second round trip, named after the columns of ``ledger_sql``."""
+
+    sessions: list[Row] = field(default_factory=list)
+    slots: list[Row] = field(default_factory=list)
+    changes: list[Row] = field(default_factory=list)
+    slot_changes: list[Row] = field(default_factory=list)
+    freed: list[Row] = field(default_factory=list)
+    events: list[Row] = field(default_factory=list)
+    counters: list[Row] = field(default_factory=list)
+    new_counters: list[Row] = field(default_factory=list)
+
+
+class Batch:
+    """Operations on their way through the ledger. ``decide`` may be called again after the load was repeated."""
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self.operations = operations
+        asking = [each for each in operations if isinstance(each, Admit | Move)]
+        self.tenant_ids = sorted({each.attempt.tenant_id for each in asking})
+        self.session_ids = [each.attempt.session_id if isinstance(each, Admit | Move) else each.session_id for each in operations]
+        pairs = {(each.attempt.tenant_id, each.attempt.user) for each in asking}
+        self.asked_users = ([tenant for tenant, _ in pairs], [user for _, user in pairs])
+        self.writes = Writes()
+
+    def decide(self, loaded: Loaded) -> list[Result]:
+        """Decide every operation, fill ``writes``, and return the results in the order of the operations."""
+        self.writes = Writes()
+        self._loaded = loaded
+        self._change: Counter[tuple[str, int]] = Counter()
+        self._changed: dict[UUID, Held] = {}
+        results: dict[int, Result] = {}
+        for index, operation in enumerate(self.operations):
+            if not isinstance(operation, Admit | Move):
+                results[index] = self._step(operation)
+        for index, operation in enumerate(self.operations):
+            if isinstance(operation, Move):
+                results[index] = self._move(operation)
+            elif isinstance(operation, Admit):
+                results[index] = self._admit(operation)
+        self._collect()
+        return [results[index] for index in range(len(self.operations))]
+
+    # --- life ----------------------------------------------------------------------------------------------------------
+    def _step(self, operation: Activate | Suspend | Resume | End) -> bool:
+        held = self._loaded.held.get(operation.session_id)
+        if held is None or held.over:
+            return False
+        match operation:
+            case Activate():
+                return self._turn(held, State.STARTING, State.ACTIVE, node=operation.node_id)
+            case Resume():
+                return self._turn(held, State.RECONNECTING, State.ACTIVE, node=operation.node_id, takes_over=True)
+            case Suspend():
+                return self._suspend(held, operation)
+            case End():
+                return self._end(held, operation)
+
+    def _turn(self, held: Held, old: State, new: State, *, node: UUID, takes_over: bool = False) -> bool:
+        if held.state is not old or (held.node_id != node and not takes_over):
+            return False
+        held.node_id, held.lease_until = node, None
+        self._record(held, new, "")
+        return True
+
+    def _suspend(self, held: Held, operation: Suspend) -> bool:
+        if held.state is not State.ACTIVE or held.node_id != operation.node_id:
+            return False
+        since = operation.since or self._loaded.now
+        grace = self._loaded.policies[held.tenant_id].grace_s
+        held.lease_until = since + timedelta(seconds=grace if operation.longest_s is None else min(grace, operation.longest_s))
+        self._record(held, State.RECONNECTING, operation.reason)
+        return True
+
+    def _end(self, held: Held, operation: End) -> bool:
+        if operation.expired_only and not held.expired:
+            return False
+        if operation.node_id is not None and held.node_id != operation.node_id:
+            return False
+        try:
+            new = states.final_state(operation.reason, held.state)
+        except ValueError:
+            return False
+        held.over, held.detail = True, operation.detail[:300]
+        self._record(held, new, operation.reason, actor=operation.actor, detail={"text": operation.detail} if operation.detail else {})
+        self._count(held.tenant_id, held.backend_id, held.user, -1)
+        return True
+
+    # --- admission -----------------------------------------------------------------------------------------------------
+    def _admit(self, operation: Admit) -> Admitted:
+        attempt, loaded = operation.attempt, self._loaded
+        known = loaded.known.get(attempt.session_id)
+        if known is not None:
+            return self._asked_before(attempt, known)
+        if attempt.tenant_id not in loaded.world.tenants:
+            return Admitted(attempt.session_id, _NO_TENANT, spent=True)
+        verdict = admission.decide(loaded.world, [attempt])[0]
+        state = State.STARTING if verdict.admitted else State.REJECTED
+        backend = loaded.refs[verdict.backend_id] if verdict.backend_id is not None else None
+        reason = verdict.reason or ""
+        self.writes.sessions.append({
+            "id": attempt.session_id, "tenant": attempt.tenant_id, "user": attempt.user, "state": state, "reason": reason,
+            "backend": verdict.backend_id, "pipeline": verdict.pipeline or attempt.pipeline, "transport": attempt.transport,
+            "metadata": dict(operation.metadata), "node": operation.node_id, "limits": _vector(verdict),
+            "ended": None if verdict.admitted else loaded.now, "started": loaded.now if verdict.admitted else None,
+        })  # fmt: skip
+        self._event(attempt, verdict, "", state, reason, operation.node_id)
+        if backend is not None:
+            self.writes.slots.append({
+                "id": attempt.session_id, "tenant": attempt.tenant_id, "backend": backend.id, "user": attempt.user, "state": state,
+                "node": operation.node_id,
+            })  # fmt: skip
+            self._change["tenant", attempt.tenant_id] += 1
+            self._change["backend", backend.id] += 1
+        # Asked twice in one batch: the second finds the first.
+        loaded.known[attempt.session_id] = Known(state, operation.node_id, verdict.pipeline, attempt.tenant_id, attempt.user, backend)
+        return self._answer(attempt, verdict, state, operation.node_id, backend, verdict.pipeline)
+
+    def _asked_before(self, attempt: Attempt, known: Known) -> Admitted:
+        """Answer for a credential that was used before: its session waits or lives, or it is spent."""
+        held = self._loaded.held.get(attempt.session_id)
+        over = known.state in states.FINAL_STATES or (held is not None and held.over)
+        if over or (known.tenant_id, known.user) != (attempt.tenant_id, attempt.user):
+            return Admitted(attempt.session_id, _NO_TENANT, state=known.state, spent=True)
+        state, node = (held.state, held.node_id) if held is not None else (known.state, known.node_id)
+        answer = self._answer(attempt, Verdict(None, ()), state, node, known.backend, known.pipeline)
+        return Admitted(**{name: getattr(answer, name) for name in Admitted.__slots__} | {"attached": True})
+
+    def _move(self, operation: Move) -> Admitted:
+        attempt, loaded = operation.attempt, self._loaded
+        held, known = loaded.held.get(attempt.session_id), loaded.known.get(attempt.session_id)
+        if held is None or known is None or held.over or held.state is not State.STARTING or held.node_id != operation.node_id:
+            return Admitted(attempt.session_id, _NO_TENANT, state=known.state if known else None, spent=True)
+        verdict = admission.choose_other_backend(loaded.world, attempt)
+        if verdict.backend_id is None:
+            return Admitted(attempt.session_id, verdict, state=held.state, node_id=held.node_id)
+        old = held.backend_id
+        self._change["backend", old] -= 1
+        self._change["backend", verdict.backend_id] += 1
+        if old in loaded.world.backends:
+            loaded.world.backends[old].used -= 1
+        held.backend_id = verdict.backend_id
+        self._record(held, State.STARTING, "", detail={"moved_from": old})
+        return self._answer(attempt, verdict, State.STARTING, operation.node_id, loaded.refs[verdict.backend_id], verdict.pipeline)
+
+    def _answer(
+        self, attempt: Attempt, verdict: Verdict, state: State, node: UUID | None, backend: BackendRef | None, pipeline: str
+    ) -> Admitted:
+        policy = self._loaded.policies[attempt.tenant_id]
+        return Admitted(attempt.session_id, verdict, state, node, backend, pipeline, policy)
+
+    # --- what is to be written -----------------------------------------------------------------------------------------
+    def _record(self, held: Held, new: State, reason: str, *, actor: str = "", detail: Row | None = None) -> None:
+        self.writes.events.append({
+            "id": held.session_id, "old": held.state, "new": new, "reason": reason, "node": held.node_id, "actor": actor[:150],
+            "detail": detail or {}, "tenant": held.tenant_id, "backend": held.backend_id,
+        })  # fmt: skip
+        held.state, held.reason = new, reason
+        self._changed[held.session_id] = held
+
+    def _event(self, attempt: Attempt, verdict: Verdict, old: str, new: str, reason: str, node: UUID) -> None:
+        self.writes.events.append({
+            "id": attempt.session_id, "old": old, "new": new, "reason": reason, "node": node, "actor": "", "detail": {},
+            "tenant": attempt.tenant_id, "backend": verdict.backend_id,
+        })  # fmt: skip
+
+    def _count(self, tenant_id: int, backend_id: int, user: str, change: int) -> None:
+        """Move the counters, and the world that the rest of the batch is decided in."""
+        world = self._loaded.world
+        self._change["tenant", tenant_id] += change
+        self._change["backend", backend_id] += change
+        world.platform_used += change
+        if tenant_id in world.tenants:
+            world.tenants[tenant_id].used += change
+        if backend_id in world.backends:
+            world.backends[backend_id].used += change
+        if (tenant_id, user) in world.user_used:
+            world.user_used[tenant_id, user] += change
+
+    def _collect(self) -> None:
+        writes = self.writes
+        for held in self._changed.values():
+            writes.changes.append({
+                "id": held.session_id, "old": held.loaded, "new": held.state, "reason": held.reason, "detail": held.detail,
+                "node": held.node_id, "backend": held.backend_id, "over": held.over,
+            })  # fmt: skip
+            if held.over:
+                writes.freed.append({"id": held.session_id})
+            else:
+                writes.slot_changes.append({
+                    "id": held.session_id, "old": held.loaded, "new": held.state, "node": held.node_id, "backend": held.backend_id,
+                    "lease": held.lease_until,
+                })  # fmt: skip
+        # In one order everywhere: two transactions that take the same rows in different orders deadlock.
+        moved = sorted((key, change) for key, change in self._change.items() if change)
+        writes.counters = [{"scope": scope, "ref": ref, "change": change} for (scope, ref), change in moved]
+        writes.new_counters = [{"scope": scope, "ref": ref} for (scope, ref), _ in moved if (scope, ref) not in self._loaded.counters]
+
+
+def _vector(verdict: Verdict) -> list[Row]:
+    return [{"scope": entry.scope, "used": entry.used, "limit": entry.limit} for entry in verdict.limits]

@@ -1,0 +1,93 @@
+"""The sweep: end what lost its lease. Every node and a Celery task run it, so that no single process is needed for slots to come back.
+
+A lease is the heartbeat of the slot's node, or the grace of a slot that is reconnecting. The sweep only looks; the ledger decides again
+under its locks. Bounded: ``BATCH`` slots a round.
+
+When nobody could sweep for as long as a lease lasts (the database was away, or everything was down), heartbeats are old because they
+could not be written, not because nodes died: then a whole lease must pass again before a node is taken for lost.
+"""
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from django.conf import settings
+from django.db import connection
+
+from sessions_app.domain.operations import End, Operation, Suspend
+from sessions_app.domain.states import Reason, State
+from sessions_app.services.connections import open_connection
+from sessions_app.services.ledger import Ledger
+
+BATCH: Final = 200
+CLAIM_S: Final = 3.0
+
+_CLAIM: Final = """
+INSERT INTO sessions_app_claim AS c (name, holder, until, done_at, steady_since)
+VALUES ('sweep', %(holder)s, clock_timestamp() + make_interval(secs => %(claim)s), clock_timestamp(), clock_timestamp())
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until, done_at = excluded.done_at,
+    steady_since = CASE WHEN c.done_at < clock_timestamp() - make_interval(secs => %(lease)s) THEN clock_timestamp() ELSE c.steady_since END
+WHERE c.until < clock_timestamp()
+RETURNING steady_since < clock_timestamp() - make_interval(secs => %(lease)s)"""
+_RELEASE: Final = "UPDATE sessions_app_claim SET until = clock_timestamp(), done_at = clock_timestamp() WHERE name = 'sweep' AND holder = %s"
+_LOST: Final = """
+UPDATE sessions_app_node SET state = 'lost'
+WHERE state IN ('up', 'draining') AND heartbeat_at < clock_timestamp() - make_interval(secs => %s)"""
+_ORPHANS: Final = """
+SELECT s.session_id, s.node_id, s.state, coalesce(n.heartbeat_at, s.since), n.state
+FROM sessions_app_slot s LEFT JOIN sessions_app_node n ON n.id = s.node_id
+WHERE s.lease_until IS NULL AND (n.id IS NULL OR n.state IN ('lost', 'stopped')) LIMIT %s"""
+_PAST_GRACE: Final = """
+SELECT s.session_id, r.reason FROM sessions_app_slot s JOIN sessions_app_session r ON r.id = s.session_id
+WHERE s.lease_until < clock_timestamp() LIMIT %s"""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What one round did: sessions put into their grace, and sessions ended."""
+
+    suspended: int = 0
+    ended: int = 0
+
+
+def sweep(*, holder: str) -> Swept:
+    """Run one round, unless somebody else is at it.
+
+    Raises:
+        psycopg.Error, django.db.Error: the database is away; the next round does what this one could not.
+    """
+    with connection.cursor() as cursor:
+        claimed = _rows(cursor, _CLAIM, {"holder": holder, "claim": CLAIM_S, "lease": settings.VOICE_LEASE_S})
+        if not claimed:
+            return Swept()
+        if claimed[0][0]:
+            cursor.execute(_LOST, (settings.VOICE_LEASE_S,))
+        orphans = _rows(cursor, _ORPHANS, (BATCH,))
+        suspended = _apply(_for_orphan(*row) for row in orphans)
+        ended = _apply(
+            End(row[0], Reason.NODE_LOST if row[1] == Reason.NODE_LOST else Reason.CLIENT_LOST, expired_only=True)
+            for row in _rows(cursor, _PAST_GRACE, (BATCH,))
+        )
+        cursor.execute(_RELEASE, (holder,))
+    return Swept(suspended, ended)
+
+
+def _for_orphan(session_id: uuid.UUID, node_id: uuid.UUID, state: str, heartbeat: datetime, node_state: str | None) -> Operation:
+    if state == State.STARTING:
+        return End(session_id, Reason.NODE_LOST, node_id=node_id)
+    return Suspend(session_id, node_id, Reason.NODE_LOST, since=heartbeat, longest_s=settings.VOICE_LOST_GRACE_S)
+
+
+def _apply(operations: Iterable[Operation]) -> int:
+    batch = list(operations)
+    if not batch:
+        return 0
+    with open_connection(name="voiceplatform sweep") as own:
+        return sum(result is True for result in Ledger(own).apply(batch))
+
+
+def _rows(cursor: Any, statement: str, parameters: Any) -> list[tuple[Any, ...]]:
+    cursor.execute(statement, parameters)
+    return list(cursor.fetchall())
