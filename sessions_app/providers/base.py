@@ -1,0 +1,285 @@
+"""The contract between the platform and a voice backend.
+
+Owns: the words that both sides use (``OpenRequest``, ``ProviderSession``, ``ProviderEvent``, …) and ``Provider``, which every backend
+implements.
+Refuses: time limits, retries, health and capacity. The caller puts ``asyncio.timeout`` around every call and decides what a failure
+means, so an implementation must be safe to cancel at each ``await`` and leave nothing behind that ``close`` does not remove.
+Limits: one provider object belongs to one event loop; a session has one reader and one writer at a time.
+
+How different backends fit, with nothing changed here:
+
+* **A media server (LiveKit)**: ``relayed=False``, ``transports={"webrtc"}``. ``open`` makes the room, named after the session, and a join
+  token; ``client`` carries url, token and room; ``resource`` is the room's name. Media never passes through the platform: ``send`` and
+  ``receive`` stay ``NotRelayed``. ``close`` deletes the room, in whichever process it is called. ``open`` for a session whose room was
+  lost makes it again.
+* **A speech-to-speech WebSocket (OpenAI Realtime)**: ``relayed=True``, 24 kHz ``pcm_s16le``. ``open`` connects and configures the model
+  from ``request.model``; ``send`` appends audio; ``receive`` yields audio, and events such as ``speech_started``, ``interrupted`` and
+  ``transcript``. The connection lives in ``ProviderSession.state``; in another process there is nothing left to close but what the vendor
+  lists.
+* **Speech-to-text, agent, text-to-speech**: ``relayed=True``, ``pipelines={"stt_tts"}``. The agent callback (transcript in, answer out)
+  is the provider's own affair, named by its options; ``receive`` yields ``transcript`` events and the spoken answer. What fails in a
+  stage is ``PipelineError``.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import ClassVar, Literal, Self
+from uuid import UUID
+
+from sessions_app.providers.exceptions import NotRelayed
+
+_PCM_SAMPLE_BYTES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class AudioFormat:
+    """One encoding of audio, the same in both directions.
+
+    Attributes:
+        encoding: ``pcm_s16le`` or ``opus``.
+        sample_rate: Hz.
+        channels: 1 is mono.
+        frame_ms: Length of one frame in milliseconds.
+    """
+
+    encoding: Literal["pcm_s16le", "opus"]
+    sample_rate: int
+    channels: int = 1
+    frame_ms: int = 20
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame; 0 for ``opus``, whose frames differ in size."""
+        if self.encoding == "opus":
+            return 0
+        return self.sample_rate * self.frame_ms // 1000 * self.channels * _PCM_SAMPLE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do, as it is configured.
+
+    Attributes:
+        transports: How clients reach it: ``websocket`` (through the platform), ``webrtc`` (by themselves).
+        pipelines: ``s2s`` and ``stt_tts``.
+        audio: Formats that ``send`` and ``receive`` speak, the preferred one first; empty where media is not relayed.
+        relayed: Media passes through the platform: ``send`` and ``receive`` are used.
+        resumable: ``open`` for a session that was opened before, here or in another process, carries it on with nothing lost but
+            audio under way. Otherwise it can be opened again all the same, but the backend has forgotten the conversation.
+    """
+
+    transports: frozenset[str]
+    pipelines: frozenset[str]
+    audio: tuple[AudioFormat, ...]
+    relayed: bool
+    resumable: bool
+
+    def serves(self, *, pipeline: str, transport: str) -> bool:
+        """Return whether a session of this pipeline can be had over this transport."""
+        return pipeline in self.pipelines and transport in self.transports
+
+    def choose_audio(self, wanted: AudioFormat | None) -> AudioFormat | None:
+        """Return the wanted format where it is spoken, else the preferred one; None where media is not relayed."""
+        if wanted in self.audio:
+            return wanted
+        return self.audio[0] if self.audio else None
+
+
+@dataclass(frozen=True, slots=True)
+class BackendConfig:
+    """What an operator set for one backend.
+
+    Attributes:
+        name: The backend's name; several backends may use one provider.
+        options: Settings that may be shown.
+        secrets: Decrypted keys; never shown, logged or put into an error.
+    """
+
+    name: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """An admitted session that wants its backend.
+
+    Attributes:
+        session_id: Also what the backend's resource is named after.
+        tenant: The tenant's slug.
+        user: The tenant's own name for the user.
+        pipeline: ``s2s`` or ``stt_tts``.
+        transport: ``websocket`` or ``webrtc``.
+        model: Model names and settings of the pipeline, as the backend has them for it.
+        metadata: The client's own, at most 4 KiB as JSON; not shown in ``repr``.
+        audio: The format wanted; what the session then speaks is ``ProviderSession.audio``.
+        max_duration_s: Longest life in seconds, for backends that can hold it too; the platform ends the session itself.
+    """
+
+    session_id: UUID
+    tenant: str
+    user: str
+    pipeline: str
+    transport: str
+    model: Mapping[str, object] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict, repr=False)
+    audio: AudioFormat | None = None
+    max_duration_s: int | None = None
+
+
+@dataclass(eq=False, slots=True)
+class ProviderSession:
+    """The provider's side of one session.
+
+    Attributes:
+        session_id: The platform's id.
+        audio: The format that ``send`` and ``receive`` speak; None where media is not relayed.
+        resource: The backend's own name for it, kept in the session's record; empty where it is not known.
+        client: What a client needs to connect by itself, as JSON values (url, token, room); not shown in ``repr``.
+        state: The provider's own; None for a session that this process did not open.
+    """
+
+    session_id: UUID
+    audio: AudioFormat | None
+    resource: str
+    client: Mapping[str, object] = field(default_factory=dict, repr=False)
+    state: object = field(default=None, repr=False)
+
+    @classmethod
+    def known(cls, session_id: UUID, resource: str = "") -> Self:
+        """Name a session that another process opened, or whose opening never returned; only good for ``close``."""
+        return cls(session_id=session_id, audio=None, resource=resource)
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderEvent:
+    """Something that a backend tells beside audio.
+
+    Attributes:
+        kind: ``transcript``, ``speech_started``, ``interrupted``, ``agent_joined``, …; unknown kinds are passed over.
+        data: JSON values; may hold what was said, so not shown in ``repr``.
+    """
+
+    kind: str
+    data: Mapping[str, object] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSession:
+    """A session that the backend holds.
+
+    Attributes:
+        session_id: None where the backend's resource is not named after a session of ours.
+        resource: The backend's own name for it.
+        started_at: Aware; None where the backend does not tell.
+    """
+
+    session_id: UUID | None
+    resource: str
+    started_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """A backend that answered its probe.
+
+    Attributes:
+        latency_ms: From question to answer, in milliseconds.
+        detail: One sentence for operators, or empty; no secrets.
+    """
+
+    latency_ms: float
+    detail: str = ""
+
+
+class Provider(ABC):
+    """One configured backend. Made without an event loop, then used within one, and closed with ``aclose``.
+
+    Attributes:
+        name: The name that it is registered by.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def __init__(self, config: BackendConfig) -> None:
+        """Check the configuration; no network, no event loop.
+
+        Raises:
+            InvalidConfig: An option or secret is unknown, missing or wrong; the detail is a sentence that names it.
+        """
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What this backend can do, as it is configured; the same for the object's life."""
+
+    @abstractmethod
+    async def open(self, request: OpenRequest) -> ProviderSession:
+        """Open the backend's side of a session; where it is open already, carry it on or replace it.
+
+        When this fails or is cancelled, what it made is removed by it or by ``close(ProviderSession.known(session_id))``.
+
+        Raises:
+            ConnectionFailed: The backend could not be reached.
+            OpenTimeout: The backend itself gave up waiting.
+            InvalidConfig: The backend refuses its key, or does not serve this pipeline or transport.
+            ProviderError: Any other failure.
+        """
+
+    async def send(self, session: ProviderSession, frame: bytes) -> None:
+        """Give audio to the backend: one or more whole PCM frames, or one opus packet.
+
+        Waits for the network at most, never for speech. Frames for a backend that hung up or was closed are dropped.
+
+        Raises:
+            ProviderFailed: The backend died; ``receive`` says so too.
+            NotRelayed: Media does not pass through the platform.
+        """
+        raise NotRelayed(f"provider {self.name}")
+
+    def receive(self, session: ProviderSession) -> AsyncIterator[bytes | ProviderEvent]:
+        """Iterate over what the backend says: audio frames and events, in order.
+
+        It ends when the backend hung up, and after ``close``. The reading task may be cancelled and another may read on; one reader at a
+        time.
+
+        Raises:
+            ProviderFailed: The backend died.
+            PipelineError: A stage of its pipeline did.
+            NotRelayed: Media does not pass through the platform.
+        """
+        raise NotRelayed(f"provider {self.name}")
+
+    @abstractmethod
+    async def close(self, session: ProviderSession) -> None:
+        """End the backend's side for good; returns when the backend holds it no more.
+
+        Needs ``session_id`` and ``resource`` only (``resource`` may be empty), so that any process can close any session. Whether it is
+        still open, died, was half opened, or never was: all the same. May be cancelled and called again.
+
+        Raises:
+            ProviderError: The backend may still hold it.
+        """
+
+    @abstractmethod
+    async def list_live(self) -> Sequence[LiveSession]:
+        """List what the backend holds. A relayed provider lists at least this object's sessions, others those of every process.
+
+        Raises:
+            ProviderError: The backend could not be asked.
+        """
+
+    @abstractmethod
+    async def probe(self) -> ProbeResult:
+        """Ask the backend, cheaply and with its credentials, whether a session could be opened.
+
+        Raises:
+            ProviderError: It could not.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Give back connections and whatever else this object holds; nothing may be asked of it afterwards but this again."""
