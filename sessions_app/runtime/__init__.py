@@ -1,0 +1,1 @@
+"""Use cases that need a provider and the database."""

@@ -1,0 +1,54 @@
+"""The provider behind a backend, one object for each configuration that is in use in this process.
+
+A backend's row is read at every opening, so that an edit acts on the next session; a session keeps the provider that it was opened with.
+"""
+
+from typing import Final
+
+from django.conf import settings
+
+from sessions_app.models import Backend
+from sessions_app.models.fields import Undecipherable
+from sessions_app.providers.base import BackendConfig, Provider
+from sessions_app.providers.exceptions import InvalidConfig, ProviderNotFound
+from sessions_app.providers.registry import Registry
+from sessions_app.runtime.database import in_thread
+
+_cache: Final[dict[int, tuple[tuple[str, str, str], Provider]]] = {}
+
+
+def create(backend: Backend) -> Provider:
+    """Make a provider for this row, for whoever wants one of their own.
+
+    Raises:
+        ProviderNotFound: no such provider. InvalidConfig: its options or secrets are wrong.
+    """
+    if isinstance(backend.secrets, Undecipherable):
+        raise InvalidConfig(Undecipherable.sentence)
+    return Registry(settings.VOICE_PROVIDERS).create(backend.provider, BackendConfig(backend.name, backend.options, backend.secrets))
+
+
+async def load(backend_id: int) -> Backend:
+    """Return the backend as it is now.
+
+    Raises:
+        ProviderNotFound: it was deleted meanwhile.
+    """
+    try:
+        return await in_thread(Backend.objects.get, pk=backend_id)
+    except Backend.DoesNotExist:
+        raise ProviderNotFound from None
+
+
+async def provider_for(backend_id: int) -> Provider:
+    """Return this process's provider for the backend as it is configured now.
+
+    Raises:
+        ProviderError: as ``create`` and ``load``.
+    """
+    backend = await load(backend_id)
+    mark = (backend.provider, repr(backend.options), repr(backend.secrets))
+    cached = _cache.get(backend_id)
+    if cached is None or cached[0] != mark:
+        cached = _cache[backend_id] = (mark, create(backend))
+    return cached[1]

@@ -1,0 +1,225 @@
+"""The batcher: one thread and one connection a process, between everybody who asks and the ledger.
+
+What arrives while a transaction is in flight makes up the next batch, so a lone caller waits for nobody and a stampede becomes a few
+transactions. Bounded: at most ``MAX_WAITING`` askers (``Overloaded`` beyond), ``MAX_TRIES`` for a batch, ``GIVE_UP_S`` for an answer.
+
+When the database is away, admissions are answered ``Unavailable`` at once; what must be written (an end, a suspension) is kept, at most
+``MAX_KEPT``, and written when it is back. A batch that fails by its data is applied one by one, so that nobody pays for another's request.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Final, overload
+
+import psycopg
+from psycopg import Connection
+
+from sessions_app.domain.operations import Activate, Admit, Admitted, End, Move, Operation, Result, Resume, Suspend
+from sessions_app.services.connections import open_connection
+from sessions_app.services.exceptions import Overloaded, Unavailable
+from sessions_app.services.ledger import MAX_BATCH, RETRYABLE, Ledger
+
+MAX_WAITING: Final = 10_000
+MAX_KEPT: Final = 50_000
+MAX_TRIES: Final = 4
+GIVE_UP_S: Final = 5.0
+RECONNECT_S: Final = 0.5  # how often a lost database is tried
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Asked:
+    operation: Operation
+    answer: "Future[Result]" = field(default_factory=Future)
+    at: float = field(default_factory=time.monotonic)
+
+    @property
+    def must_be_written(self) -> bool:
+        return isinstance(self.operation, End | Suspend)
+
+
+class Batcher:
+    """Feeds the ledger. ``start`` and ``stop`` from any thread; ``submit`` from any event loop, ``ask`` from any thread."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[_Asked] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._connection: Connection[Any] | None = None
+        self._ledger: Ledger | None = None
+        self._away_since: float | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the ledger's connection is up."""
+        return self._ledger is not None
+
+    def start(self) -> None:
+        """Start the thread; it connects by itself, and again whenever the connection is lost."""
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+        self._thread.start()
+
+    def stop(self, *, timeout_s: float = 5.0) -> None:
+        """Write what is waiting, for ``timeout_s`` seconds at most, then stop; who still waits gets ``Unavailable``."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        for asked in self._take(MAX_KEPT):
+            _refuse(asked, Unavailable())
+
+    def ask(self, operation: Operation) -> "Future[Result]":
+        """Put an operation into the next batch.
+
+        The future's exceptions are those of ``submit``.
+        """
+        asked = _Asked(operation)
+        with self._wake:
+            if self._stopping:
+                _refuse(asked, Unavailable())
+            elif self._away_since is not None and not asked.must_be_written:
+                _refuse(asked, Unavailable())
+            elif len(self._waiting) >= (MAX_KEPT if asked.must_be_written else MAX_WAITING):
+                _refuse(asked, Overloaded())
+            else:
+                self._waiting.append(asked)
+                self._wake.notify()
+        return asked.answer
+
+    @overload
+    async def submit(self, operation: Admit | Move) -> Admitted: ...
+    @overload
+    async def submit(self, operation: Activate | Suspend | Resume | End) -> bool: ...
+    async def submit(self, operation: Operation) -> Result:
+        """Put an operation into the next batch and wait for its answer.
+
+        Raises:
+            Unavailable: the database is away. An ``End`` or ``Suspend`` waits for it instead.
+            Overloaded: too many are waiting.
+        """
+        return await asyncio.wrap_future(self.ask(operation))
+
+    # --- the thread ----------------------------------------------------------------------------------------------------
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                # Without a connection it wakes by itself, to try again.
+                self._wake.wait_for(lambda: self._waiting or self._stopping, None if self._ledger else RECONNECT_S)
+                if self._stopping and (not self._waiting or self._away_since is not None):
+                    break
+            try:
+                if self._connect():
+                    self._apply(self._take(MAX_BATCH))
+            except Exception:
+                # This thread is the only way to a slot: whatever went wrong with one batch, the next one is served.
+                logger.exception("a batch failed")
+        self._disconnect()
+
+    def _take(self, most: int) -> list[_Asked]:
+        with self._wake:
+            return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    def _connect(self) -> bool:
+        if self._ledger is None and not self._open():
+            self._lost()
+            self._wait_before_reconnecting()
+        return self._ledger is not None
+
+    def _open(self) -> bool:
+        try:
+            self._connection = open_connection(name="voiceplatform ledger")
+        except psycopg.Error as error:
+            if self._away_since is None:
+                logger.error("the database is away: %s", type(error).__name__)
+            return False
+        self._ledger = Ledger(self._connection)
+        if self._away_since is not None:
+            logger.info("the database is back after %.1f s", time.monotonic() - self._away_since)
+        self._away_since = None
+        return True
+
+    def _wait_before_reconnecting(self) -> None:
+        with self._wake:
+            self._wake.wait_for(lambda: self._stopping, RECONNECT_S)
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._ledger = None
+
+    def _lost(self) -> None:
+        """Refuse at once whoever can be refused; what must be written waits."""
+        self._disconnect()
+        with self._wake:
+            self._away_since = self._away_since or time.monotonic()
+            kept = deque(asked for asked in self._waiting if asked.must_be_written)
+            refused = [asked for asked in self._waiting if not asked.must_be_written]
+            self._waiting = kept
+        for asked in refused:
+            _refuse(asked, Unavailable())
+
+    def _apply(self, batch: list[_Asked]) -> None:
+        """Apply a batch; the same again after a lost connection or a time-out, since it may or may not have been committed."""
+        for attempt in range(1, MAX_TRIES + 1):
+            if not batch:
+                return
+            try:
+                if self._ledger is None and not self._open():
+                    break
+                assert self._ledger is not None
+                results = self._ledger.apply([each.operation for each in batch])
+            except RETRYABLE as error:
+                logger.warning("a batch is tried again: %s, attempt %d", type(error).__name__, attempt)
+            except psycopg.OperationalError as error:
+                logger.warning("the ledger's connection was lost: %s", type(error).__name__)
+                self._disconnect()
+            except Exception as error:
+                if self._connection is None or self._connection.closed:
+                    self._disconnect()
+                elif len(batch) == 1:
+                    logger.exception("an operation failed: %s", type(batch[0].operation).__name__)
+                    _refuse(batch[0], Unavailable())
+                    return
+                else:
+                    logger.warning("a batch of %d is applied one by one: %s", len(batch), type(error).__name__)
+                    for each in batch:
+                        self._apply([each])
+                    return
+            else:
+                for each, result in zip(batch, results, strict=True):
+                    if each.answer.set_running_or_notify_cancel():
+                        each.answer.set_result(result)
+                return
+            batch = self._still_worth_it(batch)
+        self._put_back_or_refuse(batch)
+
+    def _still_worth_it(self, batch: list[_Asked]) -> list[_Asked]:
+        late = time.monotonic() - GIVE_UP_S
+        for each in batch:
+            if each.at < late and not each.must_be_written:
+                _refuse(each, Unavailable())
+        return [each for each in batch if each.at >= late or each.must_be_written]
+
+    def _put_back_or_refuse(self, batch: list[_Asked]) -> None:
+        with self._wake:
+            self._waiting.extendleft(each for each in reversed(batch) if each.must_be_written)
+        for each in batch:
+            if not each.must_be_written:
+                _refuse(each, Unavailable())
+        if self._ledger is None:
+            self._lost()
+        self._wait_before_reconnecting()
+
+
+def _refuse(asked: _Asked, error: Unavailable | Overloaded) -> None:
+    if asked.answer.set_running_or_notify_cancel():
+        asked.answer.set_exception(error)
