@@ -19,7 +19,8 @@ _SECRETS: Final = re.compile(
     r"|\bgAAAA[\w-]{40,}=*"  # a Fernet token
 )
 # Attributes that every LogRecord has: what is not among them came in `extra`.
-_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+# Django and Celery pass whole requests and messages there, which say nothing that the line does not.
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message", "request", "data"}
 
 
 def redact(text: str) -> str:
@@ -60,6 +61,11 @@ class PlainFormatter(logging.Formatter):
         return redact(text)
 
 
+def is_error(record: logging.LogRecord) -> bool:
+    """Whether a line of ``django.request`` is worth telling: an error, not an answer that a view gave on purpose."""
+    return bool(record.exc_info)
+
+
 def configuration(*, level: str, plain: bool) -> dict[str, Any]:
     """Return the ``dictConfig`` for Django's LOGGING: everything goes to standard output, one handler, redacted."""
     quiet = {"level": "WARNING"}
@@ -67,15 +73,17 @@ def configuration(*, level: str, plain: bool) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": f"{__name__}.{'PlainFormatter' if plain else 'JsonFormatter'}"}},
+        "filters": {"errors": {"()": "django.utils.log.CallbackFilter", "callback": is_error}},
         "handlers": {"out": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "line"}},
         "root": {"handlers": ["out"], "level": level},
         "loggers": {
             "django": {"handlers": [], "level": level, "propagate": True},
             "django.server": {"handlers": [], **quiet, "propagate": True},
-            "django.request": {"level": "ERROR"},
+            "django.request": {"level": "ERROR", "filters": ["errors"]},
             "uvicorn.access": {"handlers": [], **quiet, "propagate": True},
-            "uvicorn.error": {"handlers": [], "level": level, "propagate": True},
+            "uvicorn.error": {"handlers": [], **quiet, "propagate": True},
             "celery.app.trace": quiet,
+            "celery.worker.strategy": quiet,
             "celery.beat": quiet,
             "daphne": quiet,
             "asyncio": quiet,
