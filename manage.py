@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run one management command; a configuration error is one sentence and exit code 2, never a traceback."""
+    """Run one management command; a wrong configuration or a store that is away is a sentence and exit code 2, not a traceback."""
     if sys.argv[1:2] == ["up"] or sys.argv[1:3] == ["help", "up"]:
         # Before Django: the settings need secrets and addresses that this makes.
         from voiceplatform import local
@@ -16,9 +16,14 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceplatform.settings")
     from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
+    from django.db import OperationalError
 
     try:
         execute_from_command_line(sys.argv)
+    except OperationalError as error:
+        reason = str(error).strip().splitlines()[0]
+        sys.stderr.write(f"voiceplatform: the database cannot be used: {reason}\nIs `make run` running with this VOICE_DATA_DIR, or DATABASE_URL right?\n")
+        sys.exit(2)
     except ImproperlyConfigured as error:
         sys.stderr.write(f"voiceplatform: {error}\n")
         sys.exit(2)

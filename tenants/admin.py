@@ -97,10 +97,10 @@ class ApiKeyInline(ApiKeyTabularInline):
     verbose_name_plural = "API keys"
     readonly_fields = ("key", "name", "created_at", "last_used_at", "revoked_at", "revocation")
 
-    def get_fields(self, request: HttpRequest, obj: Tenant | None = None) -> list[str]:
+    def get_fields(self, request: HttpRequest, obj: Tenant | None = None) -> tuple[str, ...]:
         """The way to revoke for those who may."""
         may_revoke = request.user.has_perm("tenants.change_apikey")
-        return ["key", "name", "created_at", "last_used_at", "revocation" if may_revoke else "revoked_at"]
+        return "key", "name", "created_at", "last_used_at", "revocation" if may_revoke else "revoked_at"
 
     def has_add_permission(self, request: HttpRequest, obj: Tenant | None = None) -> bool:
         """Never by a form of this page."""
@@ -138,7 +138,7 @@ class TenantAdmin(TenantModelAdmin):
     list_select_related = ["quota"]
     search_fields = ["slug", "name"]
     fields = ["name", "slug", "status", "created_at"]
-    readonly_fields = ["created_at"]
+    readonly_fields = ("created_at",)
     inlines = [QuotaInline, MembershipInline, ApiKeyInline]
     actions = ["suspend", "activate"]
     change_form_template = "admin/tenants/tenant/change_form.html"
@@ -151,9 +151,9 @@ class TenantAdmin(TenantModelAdmin):
             return "no quota"
         return "unlimited" if quota.max_concurrent_sessions is None else str(quota.max_concurrent_sessions)
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Tenant | None = None) -> Sequence[str]:
+    def get_readonly_fields(self, request: HttpRequest, obj: Tenant | None = None) -> tuple[str, ...]:
         """The slug stays: scripts know the tenant by it, and a change of a key column would wait for admissions that wait for it."""
-        return self.readonly_fields if obj is None else [*self.readonly_fields, "slug"]
+        return ("created_at",) if obj is None else ("created_at", "slug")
 
     def get_prepopulated_fields(self, request: HttpRequest, obj: Tenant | None = None) -> dict[str, Sequence[str]]:
         """A slug from the name, when the tenant is added."""

@@ -20,7 +20,7 @@ class Migration(migrations.Migration):
             name='Tenant',
             fields=[
                 ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('slug', models.SlugField(help_text='Its name in commands and URLs. A slug has lower-case letters, digits, hyphens and underscores, and begins with a letter or a digit.', unique=True, validators=[django.core.validators.RegexValidator('^[a-z0-9][a-z0-9_-]*\\Z', 'A slug has lower-case letters, digits, hyphens and underscores, and begins with a letter or a digit.')])),
+                ('slug', models.SlugField(error_messages={'invalid': 'A slug has lower-case letters, digits, hyphens and underscores, and begins with a letter or a digit.'}, help_text='Its name in commands and URLs. A slug has lower-case letters, digits, hyphens and underscores, and begins with a letter or a digit.', unique=True, validators=[django.core.validators.RegexValidator('^[a-z0-9][a-z0-9_-]*\\Z', 'A slug has lower-case letters, digits, hyphens and underscores, and begins with a letter or a digit.')])),
                 ('name', models.CharField(max_length=100)),
                 ('status', models.CharField(choices=[('active', 'active'), ('suspended', 'suspended')], default='active', help_text='A suspended tenant starts no new sessions; those that live go on.', max_length=9)),
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),

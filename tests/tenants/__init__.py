@@ -1,0 +1,1 @@
+"""Tenants: what the database, the commands and the admin let through, and what not."""
