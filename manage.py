@@ -22,7 +22,8 @@ def main() -> None:
         execute_from_command_line(sys.argv)
     except OperationalError as error:
         reason = str(error).strip().splitlines()[0]
-        sys.stderr.write(f"voiceplatform: the database cannot be used: {reason}\nIs `make run` running with this VOICE_DATA_DIR, or DATABASE_URL right?\n")
+        sys.stderr.write(f"voiceplatform: the database cannot be used: {reason}\n")
+        sys.stderr.write("Is `make run` running with this VOICE_DATA_DIR, or DATABASE_URL right?\n")
         sys.exit(2)
     except ImproperlyConfigured as error:
         sys.stderr.write(f"voiceplatform: {error}\n")

@@ -36,6 +36,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (RFC 3339, UTC), level, logger, message, then the fields passed in ``extra``."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -52,6 +53,7 @@ class PlainFormatter(logging.Formatter):
     """One line for people: time, level where it is not info, message, fields as ``name=value``."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and an exception below it."""
         clock = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
@@ -86,6 +88,7 @@ def configuration(*, level: str, plain: bool) -> dict[str, Any]:
             "celery.worker.strategy": quiet,
             "celery.beat": quiet,
             "daphne": quiet,
+            "psycopg.pool": {"level": "ERROR"},  # who needed the connection tells
             "asyncio": quiet,
         },
     }

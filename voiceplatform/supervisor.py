@@ -61,29 +61,24 @@ class Service(Protocol):
 
 
 @dataclass
-class _State:
-    """How a service fares: times are of the monotonic clock, in seconds."""
+class Restarts:
+    """When a service is started again: times are of the monotonic clock, in seconds."""
 
-    service: Service
     started: float
+    delay: float = FIRST_DELAY_S
+    first_delay: float = FIRST_DELAY_S
     up: bool = False  # it has been up at some time
     early_deaths: int = 0
-    delay: float = FIRST_DELAY_S
     start_at: float | None = None  # it is dead, and is to be started then
 
-    def died(self, now: float) -> None:
-        """Plan the next start.
-
-        Raises:
-            CannotStartError: it never was up, and this was one early death too many.
-        """
+    def died(self, now: float) -> bool:
+        """Plan the next start; False where it never was up, and this was one early death too many."""
         lived = now - self.started
         self.early_deaths = self.early_deaths + 1 if not self.up and lived < EARLY_S else 0
-        if self.early_deaths >= EARLY_DEATHS:
-            raise CannotStartError(f"{self.service.name} cannot start: {self.service.last_words()}")
         if lived >= STEADY_S:
-            self.delay = FIRST_DELAY_S
+            self.delay = self.first_delay
         self.start_at = now + self.delay
+        return self.early_deaths < EARLY_DEATHS
 
     def starts(self, now: float) -> None:
         """Note the start; the next wait is twice as long."""
@@ -96,11 +91,13 @@ class Supervisor:
 
     Args:
         say: called with a name and a line, for each line of a child and each event here.
+        first_delay_s: how long the first restart waits; each further one twice as long, up to 30 s.
     """
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, say: Say, *, first_delay_s: float = FIRST_DELAY_S) -> None:
         self._say = say
-        self._states: list[_State] = []
+        self._first_delay = first_delay_s
+        self._running: list[tuple[Service, Restarts]] = []
         self._stops = 0
         self._selector = selectors.DefaultSelector()
 
@@ -135,7 +132,7 @@ class Supervisor:
     @property
     def running(self) -> bool:
         """Whether there is a service to stop."""
-        return bool(self._states)
+        return bool(self._running)
 
     def say(self, name: str, line: str) -> None:
         """Print a line; when nobody reads any more, that is a wish to stop."""
@@ -154,13 +151,13 @@ class Supervisor:
         """Start a service and keep it running from now on; the last one added is the first one stopped."""
         self.raise_if_stopping()
         service.start()
-        self._states.append(_State(service, time.monotonic()))
+        self._running.append((service, Restarts(time.monotonic(), self._first_delay, self._first_delay)))
 
     def mark_up(self, name: str) -> None:
         """Note that this service has been up: its deaths no longer end it all."""
-        for state in self._states:
-            if state.service.name == name:
-                state.up = True
+        for service, restarts in self._running:
+            if service.name == name:
+                restarts.up = True
 
     def run(self, every_tick: Callable[[], None]) -> None:
         """Keep everything running, until a signal.
@@ -171,14 +168,14 @@ class Supervisor:
         while not self._stops:
             self.pump(_TICK_S)
             now = time.monotonic()
-            for state in self._states:
-                self._tend(state, now)
+            for service, restarts in self._running:
+                self._tend(service, restarts, now)
             every_tick()
 
     def stop(self) -> None:
         """Stop all services, the last one added first."""
-        while self._states:
-            self._states.pop().service.stop()
+        while self._running:
+            self._running.pop()[0].stop()
 
     def pump(self, seconds: float) -> None:
         """Print what children say, for this long at most; returns at the first sign of life, a signal included."""
@@ -195,16 +192,16 @@ class Supervisor:
 
         self._selector.register(pipe, selectors.EVENT_READ, read)
 
-    def _tend(self, state: _State, now: float) -> None:
-        service = state.service
-        if state.start_at is None:
-            if not service.alive:
-                state.died(now)
-                self.say("up", f"{service.name} ended ({service.last_words()}); it is started again in {state.delay:.0f} s")
-            elif now - state.started >= EARLY_S:
-                state.up = True
-        elif now >= state.start_at:
-            state.starts(now)
+    def _tend(self, service: Service, restarts: Restarts, now: float) -> None:
+        if restarts.start_at is None:
+            if service.alive:
+                restarts.up = restarts.up or now - restarts.started >= EARLY_S
+                return
+            if not restarts.died(now):
+                raise CannotStartError(f"{service.name} cannot start: it ended {EARLY_DEATHS} times, {service.last_words()}.")
+            self.say("up", f"{service.name} ended, {service.last_words()}; it is started again in {restarts.delay:.0f} s")
+        elif now >= restarts.start_at:
+            restarts.starts(now)
             try:
                 service.start()
             except (EmbeddedError, OSError) as error:
@@ -315,7 +312,9 @@ class Program:
         code = self.process.poll() if self.process is not None else None
         if code is None:
             return "it did not start"
-        return f"by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}{self.last_line and f', after: {self.last_line}'}"
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return f"with exit code {code}" + (f", after the line: {self.last_line}" if code and self.last_line else "")
 
     def _read(self, pipe: int) -> bool:
         chunk = os.read(pipe, _LONGEST_LINE)

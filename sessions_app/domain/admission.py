@@ -190,7 +190,8 @@ def _choose(world: World, tenant: TenantView, attempt: Attempt) -> tuple[Backend
 
 
 def _fits(backend: BackendView, attempt: Attempt) -> bool:
-    return attempt.transport in backend.transports and (not attempt.pipeline or attempt.pipeline in backend.pipelines)
+    pipeline = attempt.pipeline in backend.pipelines if attempt.pipeline else bool(backend.pipelines)
+    return pipeline and attempt.transport in backend.transports
 
 
 def _load(backend: BackendView) -> tuple[bool, float, int]:

@@ -86,24 +86,29 @@ class Meaning:
     message: str
 
 
-_AT_CAPACITY: Final = {"final": State.REJECTED, "close": 4429, "http": 429}
-_NO_BACKEND: Final = {"final": State.REJECTED, "close": 4503, "http": 503}
+def _at_capacity(message: str) -> Meaning:
+    return Meaning(State.REJECTED, 4429, 429, message)
+
+
+def _no_backend(message: str) -> Meaning:
+    return Meaning(State.REJECTED, 4503, 503, message)
+
 
 MEANINGS: Final[dict[Reason, Meaning]] = {
-    Reason.PLATFORM_LIMIT: Meaning(**_AT_CAPACITY, message="All lines are in use right now. Please try again in a moment."),
-    Reason.BACKEND_LIMIT: Meaning(**_AT_CAPACITY, message="The voice service is at capacity right now. Please try again in a moment."),
-    Reason.SESSION_LIMIT: Meaning(**_AT_CAPACITY, message="Your organisation has as many sessions as it may have at once."),
-    Reason.USER_LIMIT: Meaning(**_AT_CAPACITY, message="You have as many sessions as you may have at once. End one of them first."),
-    Reason.QUEUE_FULL: Meaning(**_AT_CAPACITY, message="Too many people are waiting already. Please try again later."),
-    Reason.RATE_LIMIT: Meaning(**_AT_CAPACITY, message="Too many sessions were started in a short time. Please wait a little."),
+    Reason.PLATFORM_LIMIT: _at_capacity("All lines are in use right now. Please try again in a moment."),
+    Reason.BACKEND_LIMIT: _at_capacity("The voice service is at capacity right now. Please try again in a moment."),
+    Reason.SESSION_LIMIT: _at_capacity("Your organisation has as many sessions as it may have at once."),
+    Reason.USER_LIMIT: _at_capacity("You have as many sessions as you may have at once. End one of them first."),
+    Reason.QUEUE_FULL: _at_capacity("Too many people are waiting already. Please try again later."),
+    Reason.RATE_LIMIT: _at_capacity("Too many sessions were started in a short time. Please wait a little."),
     Reason.QUEUE_TIMEOUT: Meaning(State.EXPIRED, 4408, None, "Nothing became free in the time that you may wait."),
     Reason.AUTHENTICATION_FAILED: Meaning(None, 4401, 401, "The credential is missing, wrong, expired or spent."),
     Reason.AUTHORIZATION_FAILED: Meaning(State.REJECTED, 4403, 403, "You may not do this."),
     Reason.TENANT_SUSPENDED: Meaning(State.REJECTED, 4403, 403, "Your organisation's access is suspended."),
-    Reason.BACKEND_UNHEALTHY: Meaning(**_NO_BACKEND, message="The voice service does not answer right now. Please try again soon."),
-    Reason.BACKEND_DRAINING: Meaning(**_NO_BACKEND, message="The voice service is being maintained. Please try again soon."),
-    Reason.PROVIDER_NOT_FOUND: Meaning(**_NO_BACKEND, message="No voice service is set up for this kind of session."),
-    Reason.INVALID_CONFIG: Meaning(**_NO_BACKEND, message="The voice service is not set up correctly. Its operator has been told."),
+    Reason.BACKEND_UNHEALTHY: _no_backend("The voice service does not answer right now. Please try again soon."),
+    Reason.BACKEND_DRAINING: _no_backend("The voice service is being maintained. Please try again soon."),
+    Reason.PROVIDER_NOT_FOUND: _no_backend("No voice service is set up for this kind of session."),
+    Reason.INVALID_CONFIG: _no_backend("The voice service is not set up correctly. Its operator has been told."),
     Reason.NODE_DRAINING: Meaning(State.REJECTED, 4012, 503, "This server is going down. Connect again to reach another one."),
     Reason.OVERLOADED: Meaning(State.REJECTED, 4013, 503, "Too many people are asking at once. Please try again in a moment."),
     Reason.UNAVAILABLE: Meaning(State.REJECTED, 4013, 503, "The service cannot take new sessions right now. Please try again soon."),

@@ -1,7 +1,8 @@
 """Backends, who may use them, what the probes saw, and the platform's own cap. Limits here are edited by admins, live."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
@@ -22,6 +23,9 @@ def default_transports() -> list[str]:
     return ["websocket"]
 
 
+TRANSPORTS: Final = frozenset({"websocket", "webrtc"})
+
+
 class Backend(models.Model):
     """One configured voice backend with its own cap."""
 
@@ -30,7 +34,9 @@ class Backend(models.Model):
     options = models.JSONField(default=dict, blank=True)
     secrets = EncryptedField(default=dict, blank=True)
     cap = models.PositiveIntegerField(null=True, blank=True, default=100, help_text="Sessions at once. Empty: unlimited. 0: none.")
-    weight = models.PositiveIntegerField(default=1, help_text="Share of new sessions among the backends that can take them. 0: last resort.")
+    weight = models.PositiveIntegerField(
+        default=1, help_text="Share of new sessions among the backends that can take them. 0: last resort."
+    )
     enabled = models.BooleanField(default=True)
     draining = models.BooleanField(default=False, help_text="Takes no new sessions; those that it has go on.")
     burst_below = models.FloatField(
@@ -49,6 +55,26 @@ class Backend(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        """Refuse JSON of another form than the ledger and the providers read.
+
+        Raises:
+            ValidationError: a sentence for each such field.
+        """
+        wrong = {}
+        if not isinstance(self.options, dict):
+            wrong["options"] = "Options must be a JSON object."
+        if (
+            not isinstance(self.pipelines, dict)
+            or not self.pipelines
+            or not all(isinstance(each, dict) for each in self.pipelines.values())
+        ):
+            wrong["pipelines"] = 'Pipelines must be a JSON object with at least one pipeline: {"s2s": {"model": "…"}}.'
+        if not isinstance(self.transports, list) or not self.transports or not set(map(str, self.transports)) <= TRANSPORTS:
+            wrong["transports"] = f"Transports must be a JSON list of {' and '.join(sorted(TRANSPORTS))}."
+        if wrong:
+            raise ValidationError(wrong)
 
 
 class BackendHealth(models.Model):

@@ -72,7 +72,10 @@ class LimitChange(models.Model):
     db_user = models.CharField(max_length=100)
 
     class Meta:
-        indexes = [models.Index(fields=["seq"], name="limit_changes_in_order"), models.Index(fields=["scope", "ref", "seq"], name="limit_changes_of_a_scope")]
+        indexes = [
+            models.Index(fields=["seq"], name="limit_changes_in_order"),
+            models.Index(fields=["scope", "ref", "seq"], name="limit_changes_of_a_scope"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.scope} {self.ref} at {self.seq}"

@@ -5,12 +5,17 @@ that sentence, and pages that do not need the secret go on working.
 """
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.db import models
+
+if TYPE_CHECKING:
+    TextField = models.TextField[Any, Any]
+else:
+    TextField = models.TextField
 
 
 class Undecipherable(dict[str, str]):
@@ -27,10 +32,12 @@ def _keys() -> MultiFernet:
     try:
         return MultiFernet([Fernet(key) for key in settings.VOICE_SECRET_KEYS])
     except ValueError:
-        raise ImproperlyConfigured("VOICE_SECRET_KEYS must hold Fernet keys: 32 random bytes in URL-safe base64, comma-separated.") from None
+        raise ImproperlyConfigured(
+            "VOICE_SECRET_KEYS must hold Fernet keys: 32 random bytes in URL-safe base64, comma-separated."
+        ) from None
 
 
-class EncryptedField(models.TextField):
+class EncryptedField(TextField):
     """``dict[str, str]`` in Python, one Fernet token in the database; empty stays empty. Cannot be searched."""
 
     def from_db_value(self, value: str | None, *_: Any) -> dict[str, str]:
@@ -43,8 +50,20 @@ class EncryptedField(models.TextField):
             return Undecipherable(value)
 
     def to_python(self, value: Any) -> dict[str, str]:
-        """Accept a mapping or its JSON."""
-        return value if isinstance(value, dict) else dict(json.loads(value)) if value else {}
+        """Accept a mapping or its JSON.
+
+        Raises:
+            ValidationError: anything else; what was given is not repeated.
+        """
+        if isinstance(value, Undecipherable):
+            return value
+        try:
+            secrets = json.loads(value) if isinstance(value, str) and value else value or {}
+        except ValueError:
+            secrets = None
+        if not isinstance(secrets, dict) or not all(isinstance(each, str) for pair in secrets.items() for each in pair):
+            raise ValidationError("Secrets must be a JSON object of texts.")
+        return secrets
 
     def get_prep_value(self, value: Any) -> str:
         """Encrypt; what could not be read is kept as it was."""

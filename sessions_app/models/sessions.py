@@ -55,7 +55,9 @@ class Session(models.Model):
             models.Index(fields=["backend", "-id"], name="history_of_a_backend"),
             models.Index(fields=["attempted_at"], name="history_by_time"),
         ]
-        constraints = [models.CheckConstraint(condition=models.Q(state__in=[each.value for each in states.State]), name="session_state_is_known")]
+        constraints = [
+            models.CheckConstraint(condition=models.Q(state__in=[each.value for each in states.State]), name="session_state_is_known")
+        ]
 
     def __str__(self) -> str:
         return str(self.id)
@@ -102,7 +104,9 @@ class Slot(models.Model):
     state = models.CharField(max_length=12, choices=STATES)
     node_id = models.UUIDField(null=True)
     since = models.DateTimeField()
-    lease_until = models.DateTimeField(null=True, help_text="End of the grace while reconnecting; while empty the node's heartbeat is the lease.")
+    lease_until = models.DateTimeField(
+        null=True, help_text="End of the grace while reconnecting; while empty the node's heartbeat is the lease."
+    )
 
     class Meta:
         indexes = [
