@@ -50,7 +50,7 @@ class Suspend:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """The client is back: reconnecting becomes active, on this node."""
+    """The client is here: reconnecting becomes active, and a session that another node has becomes this one's."""
 
     session_id: UUID
     node_id: UUID

@@ -32,7 +32,8 @@ TRANSITIONS: Final[dict[State | None, frozenset[State]]] = {
     None: frozenset({State.REJECTED, State.QUEUED, State.STARTING}),
     State.QUEUED: frozenset({State.STARTING, State.ABANDONED, State.EXPIRED, State.REJECTED}),
     State.STARTING: frozenset({State.ACTIVE, State.RECONNECTING, State.ENDED, State.FAILED}),
-    State.ACTIVE: frozenset({State.RECONNECTING, State.ENDED, State.FAILED}),
+    # To active again: another node has its client now.
+    State.ACTIVE: frozenset({State.ACTIVE, State.RECONNECTING, State.ENDED, State.FAILED}),
     State.RECONNECTING: frozenset({State.ACTIVE, State.ENDED, State.FAILED}),
 }
 

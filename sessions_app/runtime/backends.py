@@ -46,9 +46,17 @@ async def provider_for(backend_id: int) -> Provider:
     Raises:
         ProviderError: as ``create`` and ``load``.
     """
-    backend = await load(backend_id)
-    mark = (backend.provider, repr(backend.options), repr(backend.secrets))
-    cached = _cache.get(backend_id)
+    return provider_of(await load(backend_id))
+
+
+def provider_of(backend: Backend) -> Provider:
+    """Return this process's provider for a row that was just read.
+
+    Raises:
+        ProviderError: as ``create``.
+    """
+    mark = (backend.provider, repr(backend.options), repr(backend.secrets) + type(backend.secrets).__name__)
+    cached = _cache.get(backend.id)
     if cached is None or cached[0] != mark:
-        cached = _cache[backend_id] = (mark, create(backend))
+        cached = _cache[backend.id] = (mark, create(backend))
     return cached[1]

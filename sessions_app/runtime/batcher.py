@@ -84,9 +84,7 @@ class Batcher:
         """
         asked = _Asked(operation)
         with self._wake:
-            if self._stopping:
-                _refuse(asked, Unavailable())
-            elif self._away_since is not None and not asked.must_be_written:
+            if self._stopping or (self._away_since is not None and not asked.must_be_written):
                 _refuse(asked, Unavailable())
             elif len(self._waiting) >= (MAX_KEPT if asked.must_be_written else MAX_WAITING):
                 _refuse(asked, Overloaded())
@@ -139,7 +137,7 @@ class Batcher:
             self._connection = open_connection(name="voiceplatform ledger")
         except psycopg.Error as error:
             if self._away_since is None:
-                logger.error("the database is away: %s", type(error).__name__)
+                logger.error("the database is away: %s", type(error).__name__)  # noqa: TRY400 - told once, no traceback
             return False
         self._ledger = Ledger(self._connection)
         if self._away_since is not None:
@@ -182,17 +180,11 @@ class Batcher:
             except psycopg.OperationalError as error:
                 logger.warning("the ledger's connection was lost: %s", type(error).__name__)
                 self._disconnect()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are answered
                 if self._connection is None or self._connection.closed:
                     self._disconnect()
-                elif len(batch) == 1:
-                    logger.exception("an operation failed: %s", type(batch[0].operation).__name__)
-                    _refuse(batch[0], Unavailable())
-                    return
                 else:
-                    logger.warning("a batch of %d is applied one by one: %s", len(batch), type(error).__name__)
-                    for each in batch:
-                        self._apply([each])
+                    self._apply_one_by_one(batch, error)
                     return
             else:
                 for each, result in zip(batch, results, strict=True):
@@ -202,11 +194,21 @@ class Batcher:
             batch = self._still_worth_it(batch)
         self._put_back_or_refuse(batch)
 
+    def _apply_one_by_one(self, batch: list[_Asked], error: Exception) -> None:
+        """Find whose data it was; only that one is refused."""
+        if len(batch) == 1:
+            logger.error("an operation failed: %s", type(batch[0].operation).__name__, exc_info=error)
+            _refuse(batch[0], Unavailable())
+            return
+        logger.warning("a batch of %d is applied one by one: %s", len(batch), type(error).__name__)
+        for each in batch:
+            self._apply([each])
+
     def _still_worth_it(self, batch: list[_Asked]) -> list[_Asked]:
         late = time.monotonic() - GIVE_UP_S
         for each in batch:
             if each.at < late and not each.must_be_written:
-                _refuse(each, Unavailable())
+                _refuse(each, Unavailable(in_doubt=True))
         return [each for each in batch if each.at >= late or each.must_be_written]
 
     def _put_back_or_refuse(self, batch: list[_Asked]) -> None:
@@ -214,7 +216,7 @@ class Batcher:
             self._waiting.extendleft(each for each in reversed(batch) if each.must_be_written)
         for each in batch:
             if not each.must_be_written:
-                _refuse(each, Unavailable())
+                _refuse(each, Unavailable(in_doubt=True))
         if self._ledger is None:
             self._lost()
         self._wait_before_reconnecting()

@@ -1,0 +1,63 @@
+"""This process's sessions, put together from its node and its backends.
+
+Owns: what a backend is opened with, and what happens to the sessions when the node stops or was taken for lost.
+Limits: a tenant's slug is remembered for as long as the process lives, for ``MAX_SLUGS`` tenants.
+"""
+
+from typing import Final
+
+from sessions_app.domain.operations import Admitted
+from sessions_app.domain.states import Reason
+from sessions_app.providers.exceptions import ProviderNotFound
+from sessions_app.runtime import backends
+from sessions_app.runtime.database import in_thread
+from sessions_app.runtime.node import node_runtime
+from sessions_app.runtime.provider_side import Opening
+from sessions_app.runtime.sessions import Sessions
+from tenants.models import Tenant
+
+MAX_SLUGS: Final = 10_000
+STOP_S: Final = 8.0  # closing the providers takes 5 s at most; then the ledger is told
+
+_slugs: Final[dict[int, str]] = {}
+_sessions: Sessions | None = None
+
+
+def process_sessions() -> Sessions:
+    """Return the sessions of this process; they end with its node."""
+    global _sessions  # noqa: PLW0603 - one per process, made when first needed
+    if _sessions is None:
+        node = node_runtime()
+        sessions = _sessions = Sessions(home=node, find=find_opening)
+
+        async def stop() -> None:
+            await sessions.stop_all(Reason.DRAINED, timeout_s=STOP_S)
+
+        async def move() -> None:
+            sessions.move_to(node.id)
+
+        node.on_stop.append(stop)
+        node.on_lost.append(move)
+    return _sessions
+
+
+async def find_opening(admitted: Admitted, tenant_id: int) -> Opening:
+    """Return what the backend of an admitted session is opened with.
+
+    Raises:
+        ProviderError: The backend is gone, or its provider or configuration is wrong.
+    """
+    if admitted.backend is None:
+        raise ProviderNotFound("the session has no backend.")
+    backend = await backends.load(admitted.backend.id)
+    model = backend.pipelines.get(admitted.pipeline) or {}
+    return Opening(provider=backends.provider_of(backend), tenant=await _slug(tenant_id), model=model)
+
+
+async def _slug(tenant_id: int) -> str:
+    slug = _slugs.get(tenant_id)
+    if slug is None:
+        slug = await in_thread(lambda: Tenant.objects.values_list("slug", flat=True).get(pk=tenant_id))
+        if len(_slugs) < MAX_SLUGS:
+            _slugs[tenant_id] = slug
+    return slug

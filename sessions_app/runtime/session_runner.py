@@ -1,0 +1,372 @@
+"""One session from its attempt to its end, whoever is connected to it.
+
+Owns: the order of things: admission, opening the provider, active, audio, the end. It ends from any side, and exactly once: the first
+reason counts, the provider is closed (5 s at most), then the ledger is told, and then the client. A connection is only attached; it may
+drop and come back within the grace, or be replaced by a newer one.
+Refuses: SQL (it submits operations), frames of the WebSocket (it tells words), waiting for a client.
+Limits: a session lives in the process that opened its provider; a second connection finds it in that process only. What the ledger has
+not heard (the store is away) is kept and submitted until it has.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol, overload
+from uuid import UUID
+
+from sessions_app.domain.admission import Attempt, Limit
+from sessions_app.domain.operations import Activate, Admit, Admitted, End, Move, Policy, Resume, Suspend
+from sessions_app.domain.states import Reason, State
+from sessions_app.providers.exceptions import ProviderError
+from sessions_app.runtime.attachment import Attachment, Ended, Rejected, Replaced, Started
+from sessions_app.runtime.provider_side import Opens, ProviderSide
+from sessions_app.runtime.relay import Relay, reason_of
+from sessions_app.services.exceptions import Unavailable, VoiceError
+
+logger = logging.getLogger(__name__)
+
+MAX_BACKENDS: Final = 3  # that are tried for one session before it fails
+TOLD_AFTER_S: Final = 2.0  # the client hears of the end when the slot is free, or after this
+RETRY_S: Final = 1.0  # between two tries to tell the ledger that a client came or went
+
+
+class Submits(Protocol):
+    """What hands operations to the ledger; raises ``VoiceError`` where it cannot be asked."""
+
+    @overload
+    async def submit(self, operation: Admit | Move) -> Admitted: ...
+    @overload
+    async def submit(self, operation: Activate | Suspend | Resume | End) -> bool: ...
+
+
+class Home(Protocol):
+    """The process that runs sessions, as far as they need it."""
+
+    @property
+    def id(self) -> UUID:
+        """The node's id."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no new sessions."""
+
+    @property
+    def batcher(self) -> Submits:
+        """The way to the ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why it is over, and what a refused client is told besides."""
+
+    reason: Reason
+    detail: str = ""
+    actor: str = ""
+    retry_after_s: int | None = None
+    limits: tuple[Limit, ...] = ()
+
+
+class SessionRunner:
+    """Runs one session; every method but ``run`` is called from the same event loop and returns at once.
+
+    Args:
+        home: The process that it runs in.
+        find: Finds the provider of a backend.
+        attempt: Who wants which session.
+        metadata: The client's own.
+
+    Attributes:
+        errors: What the session's clients did wrong so far; kept by the transport.
+    """
+
+    def __init__(self, *, home: Home, find: Opens, attempt: Attempt, metadata: Mapping[str, object]) -> None:
+        self.attempt = attempt
+        self.errors = 0
+        self._node_id = home.id
+        self._ledger = home.batcher
+        self._metadata = metadata
+        self._side = ProviderSide(find=find, attempt=attempt, metadata=metadata)
+        self._loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[Ending] = self._loop.create_future()
+        self._attachment: Attachment | None = None
+        self._admitted: Admitted | None = None
+        self._holds_slot = False
+        self._relay: Relay | None = None
+        self._started: Started | None = None
+        self._active_at = 0.0
+        self._dropped_at: float | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._presence: asyncio.Task[None] | None = None
+        self._presence_written = True
+
+    # --- what connections and operators do ---------------------------------------------------------------------------------
+    @property
+    def over(self) -> bool:
+        """Whether the session has ended, or is about to."""
+        return self._over.done()
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why it is over; None while it is not."""
+        return self._over.result().reason if self._over.done() else None
+
+    def attach(self, attachment: Attachment) -> None:
+        """Make this the session's connection; the one before is told that it was replaced."""
+        before, self._attachment = self._attachment, attachment
+        if before is not None:
+            before.listen(None)
+            before.tell(Replaced())
+        self._dropped_at = None
+        if (grace := self._timers.pop("grace", None)) is not None:
+            grace.cancel()
+        if self._started is not None and not self.over:
+            self._tell_started(attachment)
+            self._write_presence()
+
+    def detach(self, attachment: Attachment, *, stopped: bool) -> None:
+        """Forget a connection that is gone. ``stopped``: its client closed it in order, so the session is completed."""
+        if attachment is not self._attachment:
+            return
+        self._attachment = None
+        attachment.listen(None)
+        if stopped:
+            self.finish(Reason.COMPLETED)
+        elif not self.over:
+            self._dropped_at = self._loop.time()
+            self._begin_grace()
+
+    def hear(self, frame: bytes) -> None:
+        """Take audio from the client."""
+        if self._relay is not None:
+            self._relay.take(frame)
+
+    def finish(self, reason: Reason, detail: str = "", *, actor: str = "") -> None:
+        """End the session; the first call counts."""
+        self._finish(Ending(reason, detail, actor))
+
+    def move_to(self, node_id: UUID) -> None:
+        """Belong to another node from now on; the ledger has taken this session's client for gone, so it is told otherwise."""
+        self._node_id = node_id
+        if self._started is not None:
+            self._presence_written = False
+            self._write_presence()
+
+    # --- the way of the session ----------------------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Run the session until it is over and the ledger knows it."""
+        try:
+            await self._begin()
+            await self._over
+        except Exception as error:
+            # A defect of ours costs this session, and must not cost its slot too.
+            logger.exception("session failed unexpectedly", extra=self._fields())
+            self.finish(Reason.PROVIDER_FAILED, f"unexpected {type(error).__name__}")
+        await self._wind_up(self._over.result())
+
+    async def _begin(self) -> None:
+        admitted = await self._admit()
+        if admitted is None or self._over.done() or not await self._unless_over(self._open_some(admitted)):
+            return
+        try:
+            active = await self._ledger.submit(Activate(self.attempt.session_id, self._node_id))
+        except VoiceError as error:
+            # The slot is ours until the ledger says otherwise: it ends as failed there, and the client may try again.
+            self._finish(Ending(error.reason, "the session could not be recorded as active"))
+            return
+        if self._over.done():
+            return
+        if not active:
+            self.finish(Reason.NODE_LOST, "the session was ended before it became active")
+            return
+        self._go_live()
+
+    async def _admit(self) -> Admitted | None:
+        try:
+            answer = await self._ledger.submit(Admit(self.attempt, self._node_id, self._metadata))
+        except VoiceError as error:
+            # Where only the answer was lost there is a slot, and it must be given back.
+            self._holds_slot = isinstance(error, Unavailable) and error.in_doubt
+            self.finish(error.reason)
+            return None
+        verdict = answer.verdict
+        if answer.spent:
+            self.finish(Reason.AUTHENTICATION_FAILED)
+        elif answer.attached and not self._is_own_answer(answer):
+            self.finish(Reason.UNAVAILABLE, "the session lives on another node")
+        elif verdict.reason is not None:
+            logger.info("session refused", extra={**self._fields(), "reason": verdict.reason.value})
+            self._finish(Ending(verdict.reason, retry_after_s=verdict.retry_after_s, limits=verdict.limits))
+        else:
+            self._holds_slot = True
+            self._admitted = answer
+            return answer
+        return None
+
+    def _is_own_answer(self, answer: Admitted) -> bool:
+        """Whether it was this attempt that got the slot, and its first answer was lost: there is no other runner of it in this process."""
+        return answer.node_id == self._node_id and answer.state is State.STARTING
+
+    async def _open_some(self, admitted: Admitted) -> bool:
+        """Open the backend that the slot is on, or else the next healthy one, within bounds. False: the session is over."""
+        failed: frozenset[int] = frozenset()
+        while True:
+            try:
+                await self._side.open(admitted)
+            except ProviderError as error:
+                logger.warning("backend could not be opened", extra={**self._fields(admitted), "error": str(error)})
+                await self._side.close()
+                failed |= {admitted.backend.id} if admitted.backend else set()
+                moved = await self._move(failed) if len(failed) < MAX_BACKENDS else None
+                if moved is None:
+                    self.finish(reason_of(error, otherwise=Reason.CONNECTION_FAILED), str(error))
+                    return False
+                admitted = self._admitted = moved
+            else:
+                return True
+
+    async def _move(self, failed: frozenset[int]) -> Admitted | None:
+        try:
+            answer = await self._ledger.submit(Move(replace(self.attempt, exclude=failed), self._node_id))
+        except VoiceError:
+            return None  # the failure that made it move is what it ends with
+        return answer if answer.verdict.admitted and not answer.spent else None
+
+    def _go_live(self) -> None:
+        admitted, provider, session = self._admitted, self._side.provider, self._side.session
+        if admitted is None or provider is None or session is None:
+            raise RuntimeError("a session goes live when it is open")
+        policy = admitted.policy
+        self._active_at = self._loop.time()
+        if provider.capabilities.relayed:
+            self._relay = Relay(provider, session, on_end=self.finish)
+            self._relay.start()
+            if policy.idle_timeout_s is not None:
+                self._watch_silence(policy.idle_timeout_s)
+        if policy.max_duration_s is not None:
+            self._timers["max"] = self._loop.call_later(policy.max_duration_s, self.finish, Reason.MAX_DURATION)
+        self._started = Started(
+            session_id=self.attempt.session_id,
+            backend=admitted.backend.name if admitted.backend else "",
+            pipeline=admitted.pipeline,
+            transport=self.attempt.transport,
+            audio=session.audio,
+            policy=policy,
+        )
+        logger.info("session active", extra=self._fields(admitted))
+        if self._attachment is not None:
+            self._tell_started(self._attachment)
+        else:
+            self._begin_grace()
+
+    # --- timers and the client's coming and going ----------------------------------------------------------------------------
+    def _watch_silence(self, idle_s: int) -> None:
+        """One timer that looks again when the silence could be over, instead of one that every frame moves."""
+        relay = self._relay
+        left = idle_s if relay is None else relay.heard_at + idle_s - self._loop.time()
+        if left <= 0:
+            self.finish(Reason.IDLE_TIMEOUT)
+            return
+        self._timers["idle"] = self._loop.call_later(left, self._watch_silence, idle_s)
+
+    def _begin_grace(self) -> None:
+        """Count the grace from the drop, once the session is one that can be suspended."""
+        if self._started is None or self._dropped_at is None:
+            return
+        ends_at = self._dropped_at + self._policy.grace_s
+        self._timers["grace"] = self._loop.call_at(ends_at, self.finish, Reason.CLIENT_LOST)
+        self._write_presence()
+
+    @property
+    def _policy(self) -> Policy:
+        return self._started.policy if self._started is not None else Policy(None, None, 0)
+
+    def _write_presence(self) -> None:
+        if not self.over and (self._presence is None or self._presence.done()):
+            self._presence = self._loop.create_task(self._keep_presence())
+
+    async def _keep_presence(self) -> None:
+        """Tell the ledger whether a client is there, until it knows what is so now: one operation at a time keeps them in order."""
+        session_id = self.attempt.session_id
+        while not self.over and self._presence_written != (self._attachment is not None):
+            present = self._attachment is not None
+            try:
+                ours = await self._ledger.submit((Resume if present else Suspend)(session_id, self._node_id))
+            except VoiceError:
+                await asyncio.sleep(RETRY_S)
+                continue
+            if not ours:
+                self.finish(Reason.NODE_LOST, "the session was ended or taken over elsewhere")
+            self._presence_written = present
+
+    def _tell_started(self, attachment: Attachment) -> None:
+        if self._started is None:
+            return
+        attachment.listen(self._relay.downlink if self._relay is not None else None)
+        attachment.tell(self._started)
+
+    # --- the end ---------------------------------------------------------------------------------------------------------------
+    def _finish(self, ending: Ending) -> None:
+        if not self._over.done():
+            self._over.set_result(ending)
+
+    async def _unless_over(self, opening: Coroutine[Any, Any, bool]) -> bool:
+        """Return what ``opening`` does, or False once the session is over, with the opening cancelled."""
+        task = self._loop.create_task(opening)
+        try:
+            either: set[asyncio.Future[Any]] = {task, self._over}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            return task.done() and task.result() and not self.over
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _wind_up(self, ending: Ending) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        if self._presence is not None:
+            self._presence.cancel()
+        if self._relay is not None:
+            await self._relay.stop()
+        await self._side.close()
+        told = self._loop.create_task(self._tell_ledger(ending))
+        if self._admitted is not None:
+            await asyncio.wait({told}, timeout=TOLD_AFTER_S)
+        self._tell_client(ending)
+        # The store may be away: the session stays known here, so that its token starts no second one meanwhile.
+        await told
+
+    async def _tell_ledger(self, ending: Ending) -> None:
+        if not self._holds_slot:
+            return
+        reason, detail = ending.reason, ending.detail
+        if reason in _NOT_AN_END:
+            reason, detail = Reason.CONNECTION_FAILED, detail or f"{ending.reason.value} while it was being started"
+        try:
+            await self._ledger.submit(End(self.attempt.session_id, reason, detail=detail, actor=ending.actor, node_id=self._node_id))
+        except VoiceError as error:
+            logger.error("session's end could not be recorded", extra={**self._fields(), "error": str(error)})  # noqa: TRY400
+            return
+        logger.info("session over", extra={**self._fields(), "reason": reason.value, "dropped": self._dropped_frames()})
+
+    def _tell_client(self, ending: Ending) -> None:
+        attachment = self._attachment
+        if attachment is None:
+            return
+        if self._started is None and ending.reason is not Reason.COMPLETED:
+            attachment.tell(Rejected(ending.reason, ending.retry_after_s, ending.limits))
+            return
+        duration_ms = round((self._loop.time() - self._active_at) * 1000) if self._started is not None else 0
+        attachment.tell(Ended(ending.reason, duration_ms))
+
+    def _dropped_frames(self) -> int:
+        return self._relay.uplink.dropped + self._relay.downlink.dropped if self._relay is not None else 0
+
+    def _fields(self, admitted: Admitted | None = None) -> dict[str, Any]:
+        admitted = admitted or self._admitted
+        backend = admitted.backend.name if admitted is not None and admitted.backend else ""
+        return {"session": str(self.attempt.session_id), "backend": backend}
+
+
+# Reasons that refuse an attempt: a session that has its slot already ends as failed instead.
+_NOT_AN_END: Final = frozenset({Reason.UNAVAILABLE, Reason.OVERLOADED})

@@ -1,0 +1,1 @@
+"""Reads: each module answers one kind of question; none of them writes."""

@@ -1,0 +1,1 @@
+"""The WebSocket edge: parses, calls the runner, serialises."""
