@@ -4,11 +4,15 @@ uvicorn tells of its start and stop by lifespan; a server that does not (daphne)
 """
 
 import os
+import warnings
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from django.core.asgi import get_asgi_application
 
+# Static files are streamed from open files, which Django warns about under ASGI once a request. They are few and small, browsers keep
+# them, and a proxy may serve them instead.
+warnings.filterwarnings("ignore", "StreamingHttpResponse must consume synchronous iterators")
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceplatform.settings")
 django_application: Any = get_asgi_application()
 

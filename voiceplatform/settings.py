@@ -4,6 +4,7 @@ Owns: where each value comes from. Refuses to start without ``SECRET_KEY`` and `
 Secure by default: ``DEBUG`` is off, hosts and origins are checked, cookies are HTTP-only and same-site.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
 USE_I18N = False
+DATETIME_FORMAT = "Y-m-d H:i:s"
 
 INSTALLED_APPS = [
     "daphne",
@@ -104,6 +106,8 @@ STATIC_URL = "static/"
 # Served from where they are; a proxy that serves them itself wants them gathered (`collectstatic`) in a folder.
 STATIC_ROOT = env.text("STATIC_ROOT") or None
 WHITENOISE_USE_FINDERS = True
+# WhiteNoise answers with plain iterators. Django reads them in a thread, which is right for small files, and warns of it in each process.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
@@ -120,6 +124,8 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+# Load balancers ask these on the port that they send traffic to.
+SECURE_REDIRECT_EXEMPT = [r"^readyz$", r"^healthz$"]
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 # Browsers may open the WebSocket from these origins besides the server's own host and port.

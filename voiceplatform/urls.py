@@ -2,6 +2,7 @@
 
 from django.contrib import admin
 from django.contrib.auth import views
+from django.templatetags.static import static
 from django.urls import include, path
 from django.views.generic import RedirectView
 
@@ -12,6 +13,8 @@ admin.site.site_url = "/talk/"
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="talk")),
+    # Browsers ask for it on pages that name no icon, as the admin's.
+    path("favicon.ico", RedirectView.as_view(url=static("sessions_app/icon.svg"))),
     path("accounts/login/", views.LoginView.as_view(redirect_authenticated_user=True), name="login"),
     path("accounts/logout/", views.LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),

@@ -78,7 +78,7 @@ def _issue(request: HttpRequest) -> HttpResponse:
     answer = {
         "token": token.token,
         "expires_at": token.expires_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
-        "ws_url": f"{'wss' if request.is_secure() else 'ws'}://{request.get_host()}/ws/voice/",
+        "ws_url": tokens.socket_url(host=request.get_host(), secure=request.is_secure()),
     }
     return JsonResponse(answer, status=201, headers={"Cache-Control": "no-store"})
 

@@ -91,7 +91,7 @@ class SessionEvent(models.Model):
         indexes = [models.Index(fields=["session", "id"], name="timeline_of_a_session")]
 
     def __str__(self) -> str:
-        return f"{self.old} to {self.new}"
+        return f"{self.old} to {self.new}" if self.old else self.new
 
 
 class Slot(models.Model):

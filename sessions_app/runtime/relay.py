@@ -8,8 +8,8 @@ Limits: a queue holds whole messages; it is bounded in messages and in bytes.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from sessions_app.domain.states import Reason
 from sessions_app.providers.base import Provider, ProviderSession
@@ -101,7 +101,7 @@ class Relay:
 
     def start(self) -> None:
         """Begin to carry audio."""
-        self._tasks = tuple(asyncio.create_task(self._guard(each)) for each in (self._send(), self._receive()))
+        self._tasks = tuple(asyncio.create_task(self._guard(each)) for each in (self._send, self._receive))
 
     def take(self, frame: bytes) -> None:
         """Take audio from the client; never waits."""
@@ -134,9 +134,9 @@ class Relay:
                 queue.put(said)
         self._end(Reason.PROVIDER_ENDED, "")
 
-    async def _guard(self, carrying: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, carry: Callable[[], Awaitable[None]]) -> None:
         try:
-            await carrying
+            await carry()
         except ProviderError as error:
             self._end(reason_of(error, otherwise=Reason.PROVIDER_FAILED), str(error))
         except Exception as error:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import models, transaction
 
 from sessions_app.models import Backend, Platform
 
@@ -22,7 +22,8 @@ def set_backend(*, name: str, values: Mapping[str, str]) -> tuple[Backend, bool]
     Raises:
         ValidationError: an unknown field, a wrong value, or a new backend without a provider.
     """
-    backend = Backend.objects.select_for_update().filter(name=name).first()
+    # no_key: a session's insert must not wait for this row while its transaction holds the lock that this edit will want.
+    backend = Backend.objects.select_for_update(no_key=True).filter(name=name).first()
     made = backend is None
     if backend is None:
         backend = Backend(name=name)
@@ -39,7 +40,7 @@ def set_platform(*, values: Mapping[str, str]) -> Platform:
     Raises:
         ValidationError: an unknown field or a wrong value.
     """
-    platform = Platform.objects.select_for_update().get()
+    platform = Platform.objects.select_for_update(no_key=True).get()
     _assign(platform, values, PLATFORM_FIELDS)
     platform.full_clean()
     platform.save()
@@ -66,6 +67,7 @@ def _parsed(row: Backend | Platform, name: str, value: str) -> Any:
     if not value:
         return None
     try:
-        return row._meta.get_field(name).to_python(value)
+        field: models.Field[Any, Any] = row.__class__._meta.get_field(name)  # type: ignore[assignment]  # no relation is among the names
+        return field.to_python(value)
     except ValidationError as error:
         raise ValidationError(f"{name}: {'; '.join(error.messages)}") from None

@@ -54,13 +54,7 @@ class Ledger:
             raise ValueError(f"a batch has at most {MAX_BATCH} operations, not {len(operations)}")
         batch = Batch(operations)
         try:
-            loaded = self._load(batch)
-            if loaded.platform_limit is not None and not self._platform_capped:
-                # The cap was set since the last batch: decide again with the platform's lock held alone.
-                self._connection.execute("ROLLBACK")
-                self._platform_capped = True
-                loaded = self._load(batch)
-            self._platform_capped = loaded.platform_limit is not None
+            loaded = self._load_under_every_lock(batch)
             results = batch.decide(loaded)
             self._write(batch, loaded)
         except BaseException:
@@ -68,14 +62,24 @@ class Ledger:
             raise
         return results
 
+    def _load_under_every_lock(self, batch: Batch) -> Loaded:
+        while True:
+            loaded = self._load(batch)
+            # The platform's cap was set since the last batch: its lock must be held alone.
+            newly_capped = loaded.platform_limit is not None and not self._platform_capped
+            self._platform_capped = loaded.platform_limit is not None
+            if not newly_capped and not loaded.unlocked:
+                return loaded
+            self._connection.execute("ROLLBACK")
+
     def _load(self, batch: Batch) -> Loaded:
         connection = self._connection
         who = {"tenants": batch.tenant_ids, "sessions": batch.session_ids}
         with connection.pipeline():
             connection.execute("BEGIN")
             connection.execute(sql.SETTINGS, (str(LOCK_TIMEOUT_MS), str(STATEMENT_TIMEOUT_MS), str(IDLE_TIMEOUT_MS)))
-            connection.execute(sql.LOCK_TENANTS, who)
-            locked = connection.execute(sql.LOCK_BACKENDS, who)
+            locked_tenants = connection.execute(sql.LOCK_TENANTS, who)
+            locked_backends = connection.execute(sql.LOCK_BACKENDS, who)
             connection.execute(sql.LOCK_PLATFORM if self._platform_capped else sql.LOCK_PLATFORM_SHARED)
             sequence = connection.execute(sql.SEQUENCE)
             sessions = connection.execute(sql.SESSIONS, (batch.session_ids,))
@@ -88,7 +92,8 @@ class Ledger:
         return Loaded.from_rows(
             seq=seq,
             now=now,
-            locked={row[0] for row in locked.fetchall()},
+            locked_tenants={row[0] for row in locked_tenants.fetchall()},
+            locked_backends={row[0] for row in locked_backends.fetchall()},
             sessions=sessions.fetchall(),
             slots=slots.fetchall(),
             tenants=tenants.fetchall(),

@@ -47,6 +47,8 @@ class Held:
     loaded: State
     reason: str = ""
     detail: str = ""
+    pipeline: str = ""  # where a move changed it
+    activated: bool = False
     over: bool = False
 
 
@@ -75,6 +77,7 @@ class Loaded:
     policies: dict[int, Policy]
     refs: dict[int, BackendRef]
     counters: set[tuple[str, int]]
+    unlocked: bool  # a slot came between the locks and the look: its tenant is not locked
 
     @classmethod
     def from_rows(
@@ -82,9 +85,10 @@ class Loaded:
         *,
         seq: int,
         now: datetime,
-        locked: set[int],
+        locked_tenants: set[int],
+        locked_backends: set[int],
         sessions: Iterable[Sequence[Any]],
-        slots: Iterable[Sequence[Any]],
+        slots: Sequence[Sequence[Any]],
         tenants: Sequence[Sequence[Any]],
         backends: Sequence[Sequence[Any]],
         platform_limit: int | None,
@@ -101,11 +105,11 @@ class Loaded:
                 used=row[9],
                 healthy=row[11],
                 draining=row[6],
-                pipelines=frozenset(row[7]),
-                transports=frozenset(row[8]),
+                pipelines=_names(row[7], dict),
+                transports=_names(row[8], list),
             )
             for row in backends
-            if row[0] in locked and row[5]
+            if row[0] in locked_backends and row[5]
         }
         tenant_views = {
             row[0]: TenantView(
@@ -126,10 +130,13 @@ class Loaded:
             known={
                 row[0]: Known(State(row[1]), row[2], row[3], row[4], row[5], BackendRef(*row[6:9]) if row[6] else None) for row in sessions
             },
-            held={row[0]: Held(row[0], row[1], row[2], row[3], State(row[4]), row[5], row[6], bool(row[7]), State(row[4])) for row in slots},
+            held={
+                row[0]: Held(row[0], row[1], row[2], row[3], State(row[4]), row[5], row[6], bool(row[7]), State(row[4])) for row in slots
+            },
             policies={row[0]: Policy(*row[4:7]) for row in tenants},
             refs={row[0]: BackendRef(*row[:3]) for row in backends},
             counters={("tenant", row[0]) for row in tenants if row[8]} | {("backend", row[0]) for row in backends if row[10]},
+            unlocked=any(row[1] not in locked_tenants for row in slots),
         )
 
 
@@ -166,14 +173,18 @@ class Batch:
         self._change: Counter[tuple[str, int]] = Counter()
         self._changed: dict[UUID, Held] = {}
         results: dict[int, Result] = {}
+        # What waits for an answer of this same batch (an end right behind its admission) keeps its place behind it.
+        asking = {each.attempt.session_id for each in self.operations if isinstance(each, Admit | Move)}
         for index, operation in enumerate(self.operations):
-            if not isinstance(operation, Admit | Move):
+            if not isinstance(operation, Admit | Move) and operation.session_id not in asking:
                 results[index] = self._step(operation)
         for index, operation in enumerate(self.operations):
             if isinstance(operation, Move):
                 results[index] = self._move(operation)
             elif isinstance(operation, Admit):
                 results[index] = self._admit(operation)
+            elif index not in results:
+                results[index] = self._step(operation)
         self._collect()
         return [results[index] for index in range(len(self.operations))]
 
@@ -184,19 +195,23 @@ class Batch:
             return False
         match operation:
             case Activate():
-                return self._turn(held, State.STARTING, State.ACTIVE, node=operation.node_id)
+                return held.state is State.STARTING and held.node_id == operation.node_id and self._turn_active(held, operation.node_id)
             case Resume():
-                return self._turn(held, State.RECONNECTING, State.ACTIVE, node=operation.node_id, takes_over=True)
+                return self._resume(held, operation)
             case Suspend():
                 return self._suspend(held, operation)
             case End():
                 return self._end(held, operation)
 
-    def _turn(self, held: Held, old: State, new: State, *, node: UUID, takes_over: bool = False) -> bool:
-        if held.state is not old or (held.node_id != node and not takes_over):
-            return False
-        held.node_id, held.lease_until = node, None
-        self._record(held, new, "")
+    def _resume(self, held: Held, operation: Resume) -> bool:
+        """Take over from whoever had it: the client may be here before its old node has noticed that it left there."""
+        if held.state is State.ACTIVE:
+            return held.node_id == operation.node_id or self._turn_active(held, operation.node_id)
+        return held.state is State.RECONNECTING and self._turn_active(held, operation.node_id)
+
+    def _turn_active(self, held: Held, node_id: UUID) -> bool:
+        held.node_id, held.lease_until, held.activated = node_id, None, True
+        self._record(held, State.ACTIVE, "")
         return True
 
     def _suspend(self, held: Held, operation: Suspend) -> bool:
@@ -240,7 +255,7 @@ class Batch:
             "metadata": dict(operation.metadata), "node": operation.node_id, "limits": _vector(verdict),
             "ended": None if verdict.admitted else loaded.now, "started": loaded.now if verdict.admitted else None,
         })  # fmt: skip
-        self._event(attempt, verdict, "", state, reason, operation.node_id)
+        self._event(attempt, verdict, state, reason, operation.node_id)
         if backend is not None:
             self.writes.slots.append({
                 "id": attempt.session_id, "tenant": attempt.tenant_id, "backend": backend.id, "user": attempt.user, "state": state,
@@ -248,6 +263,9 @@ class Batch:
             })  # fmt: skip
             self._change["tenant", attempt.tenant_id] += 1
             self._change["backend", backend.id] += 1
+            loaded.held[attempt.session_id] = Held(
+                attempt.session_id, attempt.tenant_id, backend.id, attempt.user, state, operation.node_id, None, False, loaded=state
+            )
         # Asked twice in one batch: the second finds the first.
         loaded.known[attempt.session_id] = Known(state, operation.node_id, verdict.pipeline, attempt.tenant_id, attempt.user, backend)
         return self._answer(attempt, verdict, state, operation.node_id, backend, verdict.pipeline)
@@ -275,11 +293,11 @@ class Batch:
         self._change["backend", verdict.backend_id] += 1
         if old in loaded.world.backends:
             loaded.world.backends[old].used -= 1
-        held.backend_id = verdict.backend_id
+        held.backend_id, held.pipeline = verdict.backend_id, verdict.pipeline
         self._record(held, State.STARTING, "", detail={"moved_from": old})
         return self._answer(attempt, verdict, State.STARTING, operation.node_id, loaded.refs[verdict.backend_id], verdict.pipeline)
 
-    def _answer(
+    def _answer(  # noqa: PLR0917
         self, attempt: Attempt, verdict: Verdict, state: State, node: UUID | None, backend: BackendRef | None, pipeline: str
     ) -> Admitted:
         policy = self._loaded.policies[attempt.tenant_id]
@@ -294,9 +312,9 @@ class Batch:
         held.state, held.reason = new, reason
         self._changed[held.session_id] = held
 
-    def _event(self, attempt: Attempt, verdict: Verdict, old: str, new: str, reason: str, node: UUID) -> None:
+    def _event(self, attempt: Attempt, verdict: Verdict, new: str, reason: str, node: UUID) -> None:
         self.writes.events.append({
-            "id": attempt.session_id, "old": old, "new": new, "reason": reason, "node": node, "actor": "", "detail": {},
+            "id": attempt.session_id, "old": "", "new": new, "reason": reason, "node": node, "actor": "", "detail": {},
             "tenant": attempt.tenant_id, "backend": verdict.backend_id,
         })  # fmt: skip
 
@@ -318,7 +336,7 @@ class Batch:
         for held in self._changed.values():
             writes.changes.append({
                 "id": held.session_id, "old": held.loaded, "new": held.state, "reason": held.reason, "detail": held.detail,
-                "node": held.node_id, "backend": held.backend_id, "over": held.over,
+                "node": held.node_id, "backend": held.backend_id, "pipeline": held.pipeline, "activated": held.activated, "over": held.over,
             })  # fmt: skip
             if held.over:
                 writes.freed.append({"id": held.session_id})
@@ -331,6 +349,11 @@ class Batch:
         moved = sorted((key, change) for key, change in self._change.items() if change)
         writes.counters = [{"scope": scope, "ref": ref, "change": change} for (scope, ref), change in moved]
         writes.new_counters = [{"scope": scope, "ref": ref} for (scope, ref), _ in moved if (scope, ref) not in self._loaded.counters]
+
+
+def _names(value: object, kind: type[dict[Any, Any] | list[Any]]) -> frozenset[str]:
+    """Return the names in a JSON field; none where raw SQL put nonsense there, so that this backend alone pays for it."""
+    return frozenset(each for each in value if isinstance(each, str)) if isinstance(value, kind) else frozenset()
 
 
 def _vector(verdict: Verdict) -> list[Row]:

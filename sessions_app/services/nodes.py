@@ -12,7 +12,8 @@ def register(*, node_id: uuid.UUID, name: str, pid: int) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO sessions_app_node (id, name, pid, state, started_at, heartbeat_at)"
-            " VALUES (%s, %s, %s, %s, clock_timestamp(), clock_timestamp()) ON CONFLICT (id) DO UPDATE SET heartbeat_at = clock_timestamp()",
+            " VALUES (%s, %s, %s, %s, clock_timestamp(), clock_timestamp())"
+            " ON CONFLICT (id) DO UPDATE SET heartbeat_at = clock_timestamp()",
             (node_id, name[:200], pid, Node.State.UP),
         )
 

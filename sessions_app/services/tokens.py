@@ -131,3 +131,8 @@ def _verified(text: str) -> _Payload:
 
 def _key() -> bytes:
     return salted_hmac("voice.tokens", CONNECT_AUDIENCE, algorithm="sha256").digest()
+
+
+def socket_url(*, host: str, secure: bool) -> str:
+    """Return where a client with a connect token connects; ``host`` is the one, with its port, that the server was asked by."""
+    return f"{'wss' if secure else 'ws'}://{host}/ws/voice/"

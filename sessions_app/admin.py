@@ -1,0 +1,386 @@
+"""Voice sessions in Django admin: backends and the platform's cap are edited here, everything that machines write is read-only.
+
+Owns: the form of a backend, whose secrets can be set but are never shown again, and the panel with a tenant's live use.
+Refuses: to add, change or delete a session, an event, a node or a health record; to delete a backend that has history; a backend whose
+provider does not take its options (with the provider's own sentence); a count of all rows of the history.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+from uuid import UUID
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin
+from django.core.exceptions import ValidationError
+from django.core.paginator import Paginator
+from django.db.models import JSONField, Model, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from sessions_app.domain.states import Reason
+from sessions_app.models import Backend, BackendAccess, Node, Platform, Session, SessionEvent
+from sessions_app.models.fields import Undecipherable
+from sessions_app.providers.exceptions import ProviderError, ProviderNotFound
+from sessions_app.runtime import backends
+from sessions_app.selectors import usage
+from tenants.models import Tenant
+
+if TYPE_CHECKING:  # Django's own classes take no type arguments when they run
+    AnyModelAdmin = admin.ModelAdmin[Any]
+    BackendModelForm = forms.ModelForm[Backend]
+    AccessTabularInline = admin.TabularInline[BackendAccess, Backend]
+    EventTabularInline = admin.TabularInline[SessionEvent, Session]
+    RowPaginator = Paginator[Any]
+else:
+    AnyModelAdmin = admin.ModelAdmin
+    BackendModelForm = forms.ModelForm
+    AccessTabularInline = EventTabularInline = admin.TabularInline
+    RowPaginator = Paginator
+
+# What a provider has a say in.
+_CHECKED: Final = {"provider", "options", "secrets", "remove_secrets", "pipelines", "transports"}
+MOST_COUNTED: Final = 5_000  # rows of a list that are counted, and can be paged to
+
+
+def _moment(at: datetime | None) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else "never"
+
+
+def _of(used: int, limit: int | None) -> str:
+    return f"{used} of {'any number' if limit is None else limit}"
+
+
+class ReadOnlyAdmin(AnyModelAdmin):
+    """Rows that machines write: to be looked at."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Never."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Never."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Never."""
+        return False
+
+
+class BoundedPaginator(RowPaginator):
+    """Counts ``MOST_COUNTED`` rows at most: a count of all of a history takes longer than the page is worth."""
+
+    @cached_property
+    def count(self) -> int:
+        """Return how many rows there are, up to the bound."""
+        rows = self.object_list
+        return rows.order_by()[:MOST_COUNTED].count() if isinstance(rows, QuerySet) else len(rows)
+
+
+# --- backends --------------------------------------------------------------------------------------------------------
+
+
+class WriteOnlyTextarea(forms.Textarea):
+    """Takes a value and never gives one back, not even the one just typed where another field is wrong."""
+
+    def format_value(self, value: Any) -> str:
+        """Return nothing."""
+        return ""
+
+
+class BackendForm(BackendModelForm):
+    """A backend that its provider would accept."""
+
+    provider = forms.ChoiceField(help_text="The code that talks to it.")
+    secrets = forms.CharField(
+        required=False,
+        strip=True,
+        label="New secrets",
+        widget=WriteOnlyTextarea(attrs={"rows": 3, "cols": 60, "autocomplete": "off", "spellcheck": "false"}),
+        help_text='Replaces all of them: {"api_key": "…"}. Left blank, they stay as they are. They are never shown again.',
+    )
+    remove_secrets = forms.BooleanField(required=False, label="Remove the secrets")
+
+    class Meta:
+        model = Backend
+        exclude: ClassVar[list[str]] = []
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Django fills the initial values from the model: what is never shown has no place there, nor in the record of changes.
+        self.initial.pop("secrets", None)
+        provider = self.fields.get("provider")  # not there for those who may only look
+        if isinstance(provider, forms.ChoiceField):
+            names = sorted({*settings.VOICE_PROVIDERS, *filter(None, [self.instance.provider])})
+            provider.choices = [(name, name) for name in names]
+
+    def clean_secrets(self) -> dict[str, str]:
+        """Return the secrets to keep: the new ones, or those that are set."""
+        text = self.cleaned_data["secrets"]
+        if not text:
+            kept: dict[str, str] = self.instance.secrets
+            return kept
+        try:
+            given = json.loads(text)
+        except ValueError:
+            given = None
+        if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
+            # Without the text: it may hold a secret.
+            raise ValidationError('Secrets are a JSON object of names and texts: {"api_key": "…"}. Nothing was changed.')
+        return given
+
+    def clean(self) -> dict[str, Any]:
+        """Ask the provider whether it takes this."""
+        super().clean()
+        cleaned = self.cleaned_data
+        if cleaned.get("remove_secrets"):
+            cleaned["secrets"] = {}
+        # Not at every edit: a backend whose options became wrong can still be disabled.
+        if not self.errors and _CHECKED.intersection(self.changed_data):
+            self._ask_provider(cleaned)
+        return cleaned
+
+    def _ask_provider(self, cleaned: dict[str, Any]) -> None:
+        if not isinstance(cleaned["options"], dict):
+            self.add_error("options", 'Options are a JSON object: {"name": value}.')
+            return
+        wanted = {name: cleaned[name] for name in ("name", "provider", "options", "secrets")}
+        try:
+            offered = backends.create(Backend(**wanted)).capabilities
+        except ProviderNotFound as error:
+            self.add_error("provider", str(error))
+            return
+        except ProviderError as error:
+            self.add_error("options", str(error))
+            return
+        pipelines, transports = cleaned["pipelines"], cleaned["transports"]
+        if not isinstance(pipelines, dict) or not pipelines or not all(isinstance(model, dict) for model in pipelines.values()):
+            self.add_error("pipelines", 'Pipelines are a JSON object with at least one: {"s2s": {"model": "…"}}.')
+        elif unknown := set(pipelines) - offered.pipelines:
+            self.add_error("pipelines", f"The provider does not serve {_list(unknown)}; it serves {_list(offered.pipelines)}.")
+        if not isinstance(transports, list) or not transports or not all(isinstance(each, str) for each in transports):
+            self.add_error("transports", 'Transports are a JSON list with at least one: ["websocket"].')
+        elif unknown := set(transports) - offered.transports:
+            self.add_error("transports", f"The provider does not serve {_list(unknown)}; it serves {_list(offered.transports)}.")
+
+
+def _list(names: set[str] | frozenset[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+class AccessInline(AccessTabularInline):
+    """Which tenants may use it, where that is restricted."""
+
+    model = BackendAccess
+    extra = 0
+    autocomplete_fields: ClassVar[list[str]] = ["tenant"]
+    verbose_name = "tenant that may use this backend"
+    verbose_name_plural = (
+        "Tenants restricted to certain backends, this one among them (a tenant that is nowhere restricted may use every backend)"
+    )
+
+
+@admin.register(Backend)
+class BackendAdmin(AnyModelAdmin):
+    """Configured voice backends with their caps, what is in use and what the probes saw."""
+
+    form = BackendForm
+    formfield_overrides: ClassVar[dict[Any, Any]] = {JSONField: {"widget": forms.Textarea(attrs={"rows": 3, "cols": 60})}}
+    list_display = ("name", "provider", "health_now", "in_use", "weight", "enabled", "draining")
+    list_filter = ("enabled", "draining")
+    list_select_related = ("health",)
+    search_fields = ("name",)
+    inlines = (AccessInline,)
+    readonly_fields = ("in_use", "health_now", "last_probe", "health_error", "secrets_now", "updated_at")
+    fieldsets = (
+        (None, {"fields": ("name", "provider", "enabled", "draining")}),
+        ("Now", {"fields": ("in_use", "health_now", "last_probe", "health_error")}),
+        ("Limits", {"fields": ("cap", "weight", "burst_below")}),
+        ("What it serves", {"fields": ("pipelines", "transports", "options")}),
+        ("Secrets", {"fields": ("secrets_now", "secrets", "remove_secrets")}),
+        (None, {"fields": ("updated_at",)}),
+    )
+
+    def get_fieldsets(self, request: HttpRequest, obj: Backend | None = None) -> Any:
+        """Show what only a saved backend has, and to those who may only look no field for secrets."""
+        may_edit = self.has_change_permission(request, obj) if obj else self.has_add_permission(request)
+        hidden = set() if may_edit else {"secrets", "remove_secrets"}
+        if obj is None:
+            hidden |= {*self.readonly_fields, "remove_secrets"}
+        shown = [(title, {"fields": [name for name in options["fields"] if name not in hidden]}) for title, options in self.fieldsets]
+        return [each for each in shown if each[1]["fields"]]
+
+    @admin.display(description="health")
+    def health_now(self, backend: Backend) -> str:
+        """What an admission would take it for."""
+        return usage.health_of(backend, now=datetime.now(UTC)).status
+
+    @admin.display(description="last probe")
+    def last_probe(self, backend: Backend) -> str:
+        """When, and how long the answer took."""
+        seen = usage.health_of(backend, now=datetime.now(UTC))
+        took = f", answered in {seen.latency_ms:.1f} ms" if seen.latency_ms is not None and not seen.error else ""
+        return _moment(seen.last_probe_at) + took
+
+    @admin.display(description="last error")
+    def health_error(self, backend: Backend) -> str:
+        """The probe's sentence."""
+        return usage.health_of(backend, now=datetime.now(UTC)).error or "none"
+
+    @admin.display(description="in use")
+    def in_use(self, backend: Backend) -> str:
+        """Slots held, and the cap."""
+        return _of(usage.backend_use([backend.pk])[backend.pk], backend.cap)
+
+    @admin.display(description="secrets")
+    def secrets_now(self, backend: Backend) -> str:
+        """Whether there are any; no more than that."""
+        if isinstance(backend.secrets, Undecipherable):
+            return Undecipherable.sentence
+        return "set" if backend.secrets else "not set"
+
+    def get_deleted_objects(
+        self, objs: QuerySet[Any] | Sequence[Any], request: HttpRequest
+    ) -> tuple[list[Any], dict[str, int], set[str], list[str]]:
+        """Refuse by one question each: Django's own way would load every session of the backend to list it."""
+        kept = [f"Sessions of {each}: a backend with history is kept; disable it instead" for each in objs if _has_history(each)]
+        if kept:
+            return [str(each) for each in objs], {}, set(), kept
+        return super().get_deleted_objects(objs, request)
+
+
+def _has_history(backend: Backend) -> bool:
+    return Session.objects.filter(backend=backend).exists()
+
+
+@admin.register(Platform)
+class PlatformAdmin(AnyModelAdmin):
+    """One row, made with the tables: its list is its form."""
+
+    fields = ("max_concurrent_sessions", "in_use")
+    readonly_fields = ("in_use",)
+
+    @admin.display(description="in use")
+    def in_use(self, platform: Platform) -> str:
+        """Slots held on all backends, and the cap."""
+        return _of(usage.platform_use().used, platform.max_concurrent_sessions)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Never: it is there."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Never."""
+        return False
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Go on to the one row."""
+        return HttpResponseRedirect(reverse("admin:sessions_app_platform_change", args=[1]))
+
+
+# --- what machines write -----------------------------------------------------------------------------------------------
+
+
+@admin.register(Node)
+class NodeAdmin(ReadOnlyAdmin):
+    """Server processes and their heartbeats."""
+
+    list_display = ("name", "pid", "state", "started_at", "heartbeat_at")
+    list_filter = ("state",)
+    ordering = ("-heartbeat_at",)
+    paginator = BoundedPaginator
+    show_full_result_count = False
+
+
+class ReasonFilter(admin.SimpleListFilter):
+    """From the enum: to look for the reasons that there are would read the whole history."""
+
+    title = "reason"
+    parameter_name = "reason"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Every reason."""
+        return [(reason.value, reason.value) for reason in Reason]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Only sessions with this reason."""
+        return queryset.filter(reason=self.value()) if self.value() else queryset
+
+
+class EventInline(EventTabularInline):
+    """The session's events, oldest first."""
+
+    model = SessionEvent
+    extra = 0
+    can_delete = False
+    ordering = ("id",)
+    fields = readonly_fields = ("seq", "at", "old", "new", "reason", "node_id", "actor", "detail")
+
+    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Never."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Never."""
+        return False
+
+
+@admin.register(Session)
+class SessionAdmin(ReadOnlyAdmin):
+    """The record of each attempt. The history page has more filters and pages without an end."""
+
+    list_display = ("attempt", "state", "reason", "tenant", "user", "backend", "ended")
+    list_filter = ("state", ReasonFilter, "backend")
+    list_select_related = ("tenant", "backend")
+    search_fields = ("id",)
+    search_help_text = "A whole session id."
+    ordering = ("-id",)
+    paginator = BoundedPaginator
+    list_per_page = 50
+    show_full_result_count = False
+    inlines = (EventInline,)
+    fields = (
+        "id", "history", "tenant", "user", "state", "reason", "detail", "backend", "pipeline", "transport", "node_id",
+        "attempted_at", "started_at", "active_at", "ended_at", "limits", "metadata",
+    )  # fmt: skip
+    readonly_fields = ("id", "history")
+
+    def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> tuple[QuerySet[Any], bool]:
+        """Find by id alone, which costs nothing however long the history is."""
+        if not search_term.strip():
+            return queryset, False
+        try:
+            return queryset.filter(pk=UUID(search_term.strip())), False
+        except ValueError:
+            return queryset.none(), False
+
+    @admin.display(description="attempted at (UTC)")
+    def attempt(self, session: Session) -> str:
+        """To the second."""
+        return f"{session.attempted_at:%Y-%m-%d %H:%M:%S}"
+
+    @admin.display(description="ended at (UTC)")
+    def ended(self, session: Session) -> str:
+        """To the second."""
+        return f"{session.ended_at:%Y-%m-%d %H:%M:%S}" if session.ended_at else "–"
+
+    @admin.display(description="timeline")
+    def history(self, session: Session) -> SafeString:
+        """The way to the page with the timeline."""
+        return format_html('<a href="{}">Open in the history</a>', reverse("ops-session", args=[session.pk]))
+
+
+def live_use_panel(tenant: Tenant) -> SafeString:
+    """Return what a tenant uses now, with the way to its history; for the tenant's page."""
+    quota = getattr(tenant, "quota", None)
+    return format_html(
+        '<p><strong id="live-use">{}</strong> sessions at the same time. <a href="{}?tenant={}">History of this tenant</a></p>',
+        _of(usage.tenant_use(tenant.pk), quota.max_concurrent_sessions if quota else None),
+        reverse("ops-sessions"),
+        tenant.slug,
+    )

@@ -1,0 +1,34 @@
+"""``manage.py set_backend NAME FIELD=VALUE …``."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError
+
+from sessions_app.management.assignments import assignments
+from sessions_app.services import configuration
+
+
+class Command(BaseCommand):
+    """Change a backend, or make one."""
+
+    help = (
+        "Change a voice backend, or make it where there is none of this name (then provider=… is needed). "
+        "Takes effect on the next attempt. "
+        f"Fields: {', '.join(configuration.BACKEND_FIELDS)}. An empty cap is unlimited, 0 is none."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Name and assignments."""
+        parser.add_argument("name")
+        parser.add_argument("values", nargs="*", metavar="FIELD=VALUE")
+
+    def handle(self, *_: Any, **options: Any) -> None:
+        """Run."""
+        try:
+            backend, made = configuration.set_backend(name=options["name"], values=assignments(options["values"]))
+        except ValidationError as error:
+            raise CommandError(" ".join(error.messages)) from None
+        cap = "unlimited" if backend.cap is None else backend.cap
+        self.stdout.write(f"{'Made' if made else 'Changed'} backend {backend.name} (provider {backend.provider}, cap {cap}).")

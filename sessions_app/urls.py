@@ -1,0 +1,15 @@
+"""Addresses of the pages, the health checks and the API. The WebSocket's is in ``transport.routing``."""
+
+from django.urls import include, path
+
+from sessions_app.views import health, history, talk
+
+urlpatterns = [
+    path("talk/", talk.talk, name="talk"),
+    path("talk/token/", talk.token, name="talk-token"),
+    path("ops/sessions/", history.sessions, name="ops-sessions"),
+    path("ops/sessions/<uuid:session_id>/", history.session, name="ops-session"),
+    path("readyz", health.ready, name="readyz"),
+    path("healthz", health.alive, name="healthz"),
+    path("api/v1/", include("sessions_app.api.urls")),
+]

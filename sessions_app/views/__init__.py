@@ -1,0 +1,1 @@
+"""HTML pages for end users and ops, and the health checks."""

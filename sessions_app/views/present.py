@@ -1,0 +1,64 @@
+"""How values read on the pages: durations, limits, reasons. Plain values in, text out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sessions_app.domain.states import LIVE_STATES, MEANINGS, Reason
+from sessions_app.models import Session
+
+_SCOPES: Final = {"user": "User", "tenant": "Tenant", "backend": "Backend", "platform": "Platform"}
+
+
+@dataclass(frozen=True, slots=True)
+class LimitRow:
+    """One line of a limit vector; ``limit`` is empty where nothing was limited."""
+
+    scope: str
+    used: int
+    limit: str
+    full: bool
+
+
+def duration(milliseconds: int | float | None) -> str:
+    """Return 340 as ``340 ms``, 12 300 as ``12.3 s``, 75 000 as ``1 min 15 s``, 3 700 000 as ``1 h 1 min``; None as a dash."""
+    if milliseconds is None:
+        return "–"
+    if milliseconds < 1_000:
+        return f"{milliseconds:.0f} ms"
+    seconds = milliseconds / 1_000
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def talk_time(session: Session, *, now: datetime) -> str:
+    """Return how long the session was active, or has been up to now; a dash where it never was."""
+    if session.state in LIVE_STATES:
+        return f"{duration((now - session.active_at).total_seconds() * 1000)} so far" if session.active_at else "–"
+    return duration(session.duration_ms) if session.active_at else "–"
+
+
+def reason_sentence(reason: str) -> str:
+    """Return the sentence of a reason, empty for none and for one that is not known (any more)."""
+    try:
+        return MEANINGS[Reason(reason)].message
+    except ValueError:
+        return ""
+
+
+def limit_rows(limits: Sequence[Mapping[str, object]]) -> list[LimitRow]:
+    """Return a stored limit vector as lines; entries that cannot be read are left out."""
+    return [row for row in map(_limit_row, limits) if row is not None]
+
+
+def _limit_row(entry: Mapping[str, object]) -> LimitRow | None:
+    scope, used, limit = entry.get("scope"), entry.get("used"), entry.get("limit")
+    if not isinstance(used, int):
+        return None
+    is_limited = isinstance(limit, int)
+    return LimitRow(_SCOPES.get(str(scope), str(scope)), used, str(limit) if is_limited else "", isinstance(limit, int) and used >= limit)

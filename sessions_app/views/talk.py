@@ -1,0 +1,45 @@
+"""The talk page, and the pass that it asks for when somebody presses the button.
+
+Owns: one connect token for one press, for a member of the tenant. Refuses: tokens in the page, which would outlive their minute there,
+and admission, which the WebSocket asks for.
+"""
+
+from datetime import UTC, datetime
+from typing import Final
+
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_POST, require_safe
+
+from sessions_app.domain.states import MEANINGS
+from sessions_app.services import tokens
+from sessions_app.views import access
+
+SOCKET_PATH: Final = "/ws/voice/"
+
+
+@require_safe
+@access.page
+@access.signed_in
+def talk(request: HttpRequest) -> HttpResponse:
+    """Show the page to a member of at least one tenant."""
+    tenants = access.tenants_of(request.user)
+    reasons = {reason.value: meaning.message for reason, meaning in MEANINGS.items()}
+    return render(request, "talk.html", {"tenants": tenants, "reasons": reasons, "here": "talk"})
+
+
+@require_POST
+@never_cache
+def token(request: HttpRequest) -> HttpResponse:
+    """Answer 201 with a connect token for the tenant named in the form; errors are JSON, since a script reads them."""
+    if not request.user.is_authenticated:
+        return _refusal(401, "authentication_failed", "You are signed out. Reload the page and sign in again.")
+    try:
+        tenant = access.tenant_of(request.user, request.POST.get("tenant", ""))
+    except Http404:
+        return _refusal(404, "not_found", "You may not talk for this organisation.")
+    issued = tokens.issue_connect_token(tenant_id=tenant.pk, user=request.user.get_username(), now=datetime.now(UTC))
+    return JsonResponse(
+        {"token": issued.token, "ws_url": tokens.socket_url(host=request.get_host(), secure=request.is_secure())}, status=201
+    )
