@@ -16,7 +16,6 @@ from sessions_app.domain.states import MEANINGS
 from sessions_app.services import tokens
 from sessions_app.views import access
 
-SOCKET_PATH: Final = "/ws/voice/"
 
 
 @require_safe
@@ -43,3 +42,7 @@ def token(request: HttpRequest) -> HttpResponse:
     return JsonResponse(
         {"token": issued.token, "ws_url": tokens.socket_url(host=request.get_host(), secure=request.is_secure())}, status=201
     )
+
+
+def _refusal(status: int, code: str, message: str) -> JsonResponse:
+    return JsonResponse({"code": code, "message": message}, status=status)
