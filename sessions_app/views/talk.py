@@ -5,7 +5,6 @@ and admission, which the WebSocket asks for.
 """
 
 from datetime import UTC, datetime
-from typing import Final
 
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
@@ -15,7 +14,6 @@ from django.views.decorators.http import require_POST, require_safe
 from sessions_app.domain.states import MEANINGS
 from sessions_app.services import tokens
 from sessions_app.views import access
-
 
 
 @require_safe
