@@ -25,7 +25,7 @@ check: venv-test  ## lint, types, layers, templates, deployment settings, migrat
 	@$(CHECK_ENV); export SECRET_KEY VOICE_SECRET_KEYS VOICE_HTTPS VOICE_DATA_DIR; set -ex; \
 	$(PY) -m mypy .; \
 	$(VENV)/bin/lint-imports; \
-	find . -name $(VENV) -prune -o -name '*.html' -path '*templates/*' -print0 | xargs -0 -r $(PY) -m djade --check --target-version 5.2; \
+	find . -name $(VENV) -prune -o -name '*.html' -path '*templates/*' -print0 | xargs -0 -r $(VENV)/bin/djade --check --target-version 5.2; \
 	$(PY) manage.py check --deploy --fail-level WARNING; \
 	$(PY) -W 'ignore:Got an error checking a consistent migration history' manage.py makemigrations --check --dry-run
 

@@ -94,7 +94,7 @@ def session(request: HttpRequest, session_id: UUID) -> HttpResponse:
         "node": timeline.node_names({found.node_id}).get(found.node_id, str(found.node_id)) if found.node_id else "",
         "limits": present.limit_rows(found.limits),
         "cut": line.cut,
-        "entries": [(each, present.duration(each.after_ms), present.reason_sentence(each.reason)) for each in line.entries],
+        "entries": [(each, present.duration(each.after_ms), present.event_sentence(each.new, each.reason)) for each in line.entries],
     }
     return render(request, "ops/session.html", context)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sessions_app.domain.states import LIVE_STATES, MEANINGS, Reason
+from sessions_app.domain.states import LIVE_STATES, MEANINGS, Reason, State
 from sessions_app.models import Session
 
 _SCOPES: Final = {"user": "User", "tenant": "Tenant", "backend": "Backend", "platform": "Platform"}
@@ -49,6 +49,13 @@ def reason_sentence(reason: str) -> str:
         return MEANINGS[Reason(reason)].message
     except ValueError:
         return ""
+
+
+def event_sentence(state: str, reason: str) -> str:
+    """Return the sentence of an event's reason; a client that dropped has not stayed away yet."""
+    if state == State.RECONNECTING and reason == Reason.CLIENT_LOST:
+        return "The connection dropped; the slot is kept for the grace."
+    return reason_sentence(reason)
 
 
 def limit_rows(limits: Sequence[Mapping[str, object]]) -> list[LimitRow]:

@@ -113,6 +113,7 @@ class Postgres:
     def destroy(self) -> None:
         """Stop it and remove all of its data."""
         self.stop()
+        _clear_leftovers(self._place / "cluster")  # sessions of a killed server would go on writing
         shutil.rmtree(self._place, ignore_errors=True)
         for name in (PLACE_LINK, "postgres.password", "postgres.log"):
             (self._folder / name).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The product from outside: real server processes, real sockets, real browsers."""

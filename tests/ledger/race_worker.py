@@ -1,0 +1,84 @@
+"""The processes of the race test: each with several connections and as many ledgers, that all ask for one slot when told to.
+
+Reads ``TENANT_ID`` lines, answers each with the ids of the sessions that were admitted. With ``--without-lock`` the ledger's statements
+are replaced before the first batch: the same reads without the advisory locks. The product has no such switch.
+"""
+
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+
+import django
+
+if __name__ == "__main__":
+    os.environ["DJANGO_SETTINGS_MODULE"] = "voiceplatform.settings"
+    django.setup()
+
+import uuid_utils.compat
+
+from sessions_app.domain.admission import Attempt
+from sessions_app.domain.operations import Admit, Admitted
+from sessions_app.services import ledger_sql
+from sessions_app.services.connections import open_connection
+from sessions_app.services.ledger import RETRYABLE, Ledger
+from tests.world import NODE
+
+NAME = "race"
+PROCESSES = 8
+CONNECTIONS = 8  # of each process
+ATTEMPTS = PROCESSES * CONNECTIONS
+
+
+def take_the_lock_out() -> None:
+    """Leave what is read as it is, and lock nothing."""
+    for name in ("LOCK_TENANTS", "LOCK_BACKENDS", "LOCK_PLATFORM", "LOCK_PLATFORM_SHARED"):
+        statement = getattr(ledger_sql, name)
+        assert "pg_advisory_xact_lock" in statement
+        statement = statement.replace("pg_advisory_xact_lock_shared(", "abs(").replace("pg_advisory_xact_lock(", "abs(")
+        setattr(ledger_sql, name, statement)
+
+
+def ask(ledger: Ledger, tenant_id: int) -> str:
+    """Return the session's id, empty where it was refused."""
+    operation = Admit(Attempt(uuid_utils.compat.uuid7(), tenant_id, "ann"), NODE)
+    while True:
+        try:
+            (result,) = ledger.apply([operation])
+        except RETRYABLE:
+            continue
+        assert isinstance(result, Admitted)
+        return str(result.session_id) if result.verdict.admitted else ""
+
+
+def serve(commands: "Connection[list[str], int]") -> None:
+    ledgers = [Ledger(open_connection(name=NAME)) for _ in range(CONNECTIONS)]
+    commands.send([])
+    with ThreadPoolExecutor(CONNECTIONS) as threads:
+        while True:
+            commands.send(list(threads.map(ask, ledgers, [commands.recv()] * CONNECTIONS)))
+
+
+def main() -> None:
+    if "--without-lock" in sys.argv:
+        take_the_lock_out()
+    # Forked before there is any connection or thread: what is imported is imported once.
+    context = multiprocessing.get_context("fork")
+    pipes = []
+    for _ in range(PROCESSES):
+        ours, theirs = context.Pipe()
+        context.Process(target=serve, args=(theirs,), daemon=True).start()
+        theirs.close()
+        pipes.append(ours)
+    for pipe in pipes:
+        pipe.recv()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        for pipe in pipes:
+            pipe.send(int(line))
+        print(*(word for pipe in pipes for word in pipe.recv() if word), flush=True)
+
+
+if __name__ == "__main__":
+    main()
