@@ -5,6 +5,7 @@ from django.urls import include, path
 from sessions_app.views import health, history, talk
 
 urlpatterns = [
+    path("", talk.home, name="home"),
     path("talk/", talk.talk, name="talk"),
     path("talk/token/", talk.token, name="talk-token"),
     path("ops/sessions/", history.sessions, name="ops-sessions"),

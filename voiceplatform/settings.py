@@ -43,6 +43,8 @@ DATABASES: dict[str, Any] = {
             "tcp_user_timeout": 5000,
             "application_name": "voiceplatform",
         },
+        # After a restart of PostgreSQL the pool would hand out dead connections.
+        "CONN_HEALTH_CHECKS": True,
         "DISABLE_SERVER_SIDE_CURSORS": True,
     }
 }
@@ -114,7 +116,7 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 LOGIN_URL = "login"
-LOGIN_REDIRECT_URL = "/talk/"
+LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "login"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
 

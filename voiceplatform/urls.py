@@ -12,7 +12,6 @@ admin.site.index_title = "Administration"
 admin.site.site_url = "/talk/"
 
 urlpatterns = [
-    path("", RedirectView.as_view(pattern_name="talk")),
     # Browsers ask for it on pages that name no icon, as the admin's.
     path("favicon.ico", RedirectView.as_view(url=static("sessions_app/icon.svg"))),
     path("accounts/login/", views.LoginView.as_view(redirect_authenticated_user=True), name="login"),

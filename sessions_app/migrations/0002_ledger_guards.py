@@ -40,7 +40,7 @@ BEGIN
     IF TG_OP <> 'INSERT' THEN before := to_jsonb(OLD); END IF;
     IF TG_OP <> 'DELETE' THEN after := to_jsonb(NEW); END IF;
     ref := coalesce(after, before) ->> TG_ARGV[2];
-    IF before ->> 'secrets' IS DISTINCT FROM after ->> 'secrets' THEN
+    IF coalesce(before ->> 'secrets', '') <> coalesce(after ->> 'secrets', '') THEN
         before := before || '{"secrets": ""}'; after := after || '{"secrets": "changed"}';
     ELSE
         before := before - 'secrets'; after := after - 'secrets';
@@ -76,6 +76,11 @@ def guards() -> str:
             )
     statements.append(
         f"CREATE TRIGGER voice_sessionevent_insert BEFORE INSERT ON sessions_app_sessionevent FOR EACH STATEMENT WHEN ({OUTSIDE})"
+        " EXECUTE FUNCTION voice_refuse();"
+    )
+    # Only the trigger below writes a change of a limit.
+    statements.append(
+        "CREATE TRIGGER voice_limitchange_insert BEFORE INSERT ON sessions_app_limitchange FOR EACH STATEMENT WHEN (pg_trigger_depth() = 0)"
         " EXECUTE FUNCTION voice_refuse();"
     )
     for table, scope, digit, ref in (

@@ -40,6 +40,10 @@ def _keys() -> MultiFernet:
 class EncryptedField(TextField):
     """``dict[str, str]`` in Python, one Fernet token in the database; empty stays empty. Cannot be searched."""
 
+    if TYPE_CHECKING:
+        _pyi_private_set_type: Any
+        _pyi_private_get_type: Any
+
     def from_db_value(self, value: str | None, *_: Any) -> dict[str, str]:
         """Decrypt."""
         if not value:

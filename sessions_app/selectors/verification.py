@@ -22,8 +22,9 @@ CHECKS: Final = {
     "session {} is {}, its slot is {}": """
         SELECT coalesce(r.id, s.session_id), r.state, coalesce(s.state, 'missing')
         FROM sessions_app_session r FULL JOIN sessions_app_slot s ON s.session_id = r.id
-        WHERE (s.session_id IS NOT NULL OR r.state IN ('starting', 'active', 'reconnecting')) AND (r.id IS NULL OR s.session_id IS NULL OR r.state <> s.state OR r.tenant_id <> s.tenant_id OR r."user" <> s."user"
-           OR r.backend_id IS DISTINCT FROM s.backend_id) ORDER BY 1""",
+        WHERE (s.session_id IS NOT NULL OR r.state IN ('starting', 'active', 'reconnecting'))
+          AND (s.session_id IS NULL OR r.state <> s.state OR r.tenant_id <> s.tenant_id OR r."user" <> s."user"
+               OR r.backend_id IS DISTINCT FROM s.backend_id) ORDER BY 1""",
     "session {} is {}, its last event says {}": """
         SELECT r.id, r.state, coalesce(e.new, 'nothing') FROM sessions_app_session r
         LEFT JOIN LATERAL (SELECT new FROM sessions_app_sessionevent WHERE session_id = r.id ORDER BY id DESC LIMIT 1) e ON true

@@ -70,6 +70,11 @@ def signed_in(view: View) -> View:
     return wrapped
 
 
+def is_member(user: AbstractBaseUser | AnonymousUser) -> bool:
+    """Whether the signed-in user acts for any tenant."""
+    return user.is_authenticated and selectors.memberships(user).exists()
+
+
 def tenants_of(user: AbstractBaseUser | AnonymousUser) -> list[Tenant]:
     """Return the tenants that a user may act for, the one joined first first.
 

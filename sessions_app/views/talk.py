@@ -7,7 +7,7 @@ and admission, which the WebSocket asks for.
 from datetime import UTC, datetime
 
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
@@ -24,6 +24,13 @@ def talk(request: HttpRequest) -> HttpResponse:
     tenants = access.tenants_of(request.user)
     reasons = {reason.value: meaning.message for reason, meaning in MEANINGS.items()}
     return render(request, "talk.html", {"tenants": tenants, "reasons": reasons, "here": "talk"})
+
+
+@require_safe
+@never_cache
+def home(request: HttpRequest) -> HttpResponse:
+    """Send people to the page that is theirs: staff who act for no tenant to the history, everybody else to talk."""
+    return redirect("ops-sessions" if request.user.is_staff and not access.is_member(request.user) else "talk")
 
 
 @require_POST

@@ -1,11 +1,10 @@
 import asyncio
-import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
@@ -17,6 +16,7 @@ from sessions_app.runtime.database import in_thread
 from sessions_app.selectors import verification
 from sessions_app.services.exceptions import Unavailable
 from tests.batcher.private_database import forget_connections, private_database
+from tests.platform.instance import none_left
 from tests.world import NODE, admit, make_backend, make_tenant
 from voiceplatform.embedded import Postgres
 
@@ -46,8 +46,7 @@ async def test_while_the_database_is_away_admissions_are_refused_at_once_and_end
     tenant = await in_thread(make_tenant)
     ending, leaving = [await on_private.submit(admit(tenant)) for _ in range(2)]
     await on_private.submit(Activate(leaving.session_id, NODE))
-    assert private.pid is not None
-    os.kill(private.pid, signal.SIGKILL)
+    await asyncio.to_thread(kill, private)
     for _ in range(3):
         asked_at = time.monotonic()
         with pytest.raises(Unavailable):
@@ -98,6 +97,14 @@ async def test_a_wait_for_a_lock_that_takes_too_long_is_tried_again(batcher: Bat
     answer = await asyncio.wait_for(asyncio.wrap_future(asked), BACK_S)
     assert not isinstance(answer, bool)
     assert answer.verdict.admitted
+
+
+def kill(store: Postgres) -> None:
+    """Kill the server, and wait for its sessions' processes, which may answer once more before they notice."""
+    server = psutil.Process(store.pid)
+    family = [server, *server.children(recursive=True)]
+    server.kill()
+    assert none_left(family, BACK_S)
 
 
 async def until_it_waits(sql: psycopg.Connection[Any]) -> None:

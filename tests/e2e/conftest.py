@@ -69,9 +69,9 @@ def dial(server: Server) -> Iterator[Callable[..., Call]]:
 def new_tenant(shared_db: None) -> Callable[..., Tenant]:
     """Make a tenant with this quota, and with a backend of its own where the backend's fields are given."""
 
-    def make(*, backend: dict[str, Any] | None = None, **quota: Any) -> Tenant:
+    def make(*, slug: str = "", backend: dict[str, Any] | None = None, **quota: Any) -> Tenant:
         number = next(_numbers)
-        tenant = world.make_tenant(f"tenant-{number}", **quota)
+        tenant = world.make_tenant(slug or f"tenant-{number}", **quota)
         if backend is None:
             serving = Backend.objects.get(name="loopback")
         else:

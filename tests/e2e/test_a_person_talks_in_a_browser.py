@@ -19,11 +19,15 @@ from tenants import services as tenant_services
 from tenants.models import Tenant
 from tests.e2e import browser as browsers
 from tests.e2e import sound
+from tests.e2e.client import Call
 from tests.e2e.rows import over, states
 from tests.e2e.server import Server, manage
 from tests.e2e.visitor import PASSWORD, Visitor
 
 pytestmark = pytest.mark.browser
+BOTH_METERS_SHOW = """() => ["mine", "theirs"].every(
+  (name) => new DOMMatrix(getComputedStyle(document.querySelector(`[data-part="meter-${name}"]`)).transform).a > 0.3
+)"""
 
 
 @pytest.fixture
@@ -35,8 +39,8 @@ def pictures(tmp_path: Path) -> Path:
 def member(new_tenant: Callable[..., Tenant]) -> Callable[..., tuple[str, Tenant]]:
     """Make a user of a tenant with this quota."""
 
-    def make(name: str, **quota: int) -> tuple[str, Tenant]:
-        tenant = new_tenant(**quota)
+    def make(name: str, slug: str = "", **quota: int) -> tuple[str, Tenant]:
+        tenant = new_tenant(slug=slug, **quota)
         tenant_services.add_member(tenant=tenant, user=User.objects.create_user(name, password=PASSWORD))
         return name, tenant
 
@@ -44,8 +48,12 @@ def member(new_tenant: Callable[..., Tenant]) -> Callable[..., tuple[str, Tenant
 
 
 @pytest.fixture
-def ann(member: Callable[..., tuple[str, Tenant]]) -> tuple[str, Tenant]:
-    return member("ann")
+def ann(member: Callable[..., tuple[str, Tenant]], dial: Callable[..., Call]) -> tuple[str, Tenant]:
+    """A member of a tenant where others talk already."""
+    name, tenant = member("ann", "demo")
+    for number in range(4):
+        dial(tenant, f"customer-{number}").start()
+    return name, tenant
 
 
 @pytest.fixture
@@ -65,8 +73,8 @@ async def _until_spoken(page: Page) -> None:
     await page.wait_for_function("(ms) => window.ear.micAt !== null && performance.now() - window.ear.micAt > ms", arg=milliseconds)
 
 
-async def _session_of(tenant: Tenant) -> Session:
-    return await in_thread(Session.objects.get, tenant=tenant)
+async def _session_of(tenant: Tenant, user: str) -> Session:
+    return await in_thread(Session.objects.get, tenant=tenant, user=user)
 
 
 async def test_the_voice_that_comes_back_is_the_voice_that_went_in(
@@ -84,7 +92,7 @@ async def test_the_voice_that_comes_back_is_the_voice_that_went_in(
         await expect(page.locator("#talk")).to_have_attribute("data-state", "live")
         began = time.monotonic()
         await expect(page.get_by_role("status")).to_contain_text("You are connected")
-        session = await _session_of(tenant)
+        session = await _session_of(tenant, name)
         assert session.state == "active"
         for path in (
             f"/ops/sessions/?tenant={tenant.slug}",
@@ -95,6 +103,8 @@ async def test_the_voice_that_comes_back_is_the_voice_that_went_in(
 
         await page.wait_for_function("(ms) => performance.now() - window.ear.micAt > ms", arg=(sound.LEAD_S + 2.5) * 1000)
         await expect(page.locator('[data-part="round-trip"]')).to_contain_text("ms")
+        await page.get_by_text("Details for support").click()
+        await page.wait_for_function(BOTH_METERS_SHOW)
         await page.screenshot(path=pictures / "talk.png")
         await _until_spoken(page)
         assert problems == []
@@ -107,7 +117,10 @@ async def test_the_voice_that_comes_back_is_the_voice_that_went_in(
         await expect(page.locator("#talk")).to_have_attribute("data-state", "over")
         lasted_ms = (time.monotonic() - began) * 1000
         assert problems == []
-    ended = await in_thread(over, session.pk)
+        ended = await in_thread(over, session.pk)
+        timeline = await browsers.sign_in(browser, server.origin, ops, f"/ops/sessions/{session.pk}/")
+        await expect(timeline.get_by_label("Timeline")).to_contain_text("completed")
+        await timeline.screenshot(path=pictures / "call.png", full_page=True)
     assert (ended.state, ended.reason) == ("ended", "completed")
     assert ended.duration_ms is not None
     assert abs(ended.duration_ms - lasted_ms) < 1500
@@ -121,7 +134,7 @@ async def test_closing_the_page_is_hanging_up(server: Server, member: Callable[.
         page = await browsers.sign_in(browser, server.origin, name, "/talk/")
         await page.get_by_role("button", name="Start talking").click()
         await expect(page.locator("#talk")).to_have_attribute("data-state", "live")
-        session = await _session_of(tenant)
+        session = await _session_of(tenant, name)
         await page.goto(f"{server.origin}/healthz")
         assert (await in_thread(over, session.pk)).reason == "completed"
 

@@ -13,6 +13,8 @@ def test_a_second_postgres_on_a_live_folder_is_refused(postgres: Postgres, tmp_p
     postgres.start()
     with pytest.raises(StoreInUseError, match="PostgreSQL already runs on"):
         Postgres(tmp_path, durable=False).start()
+    with pytest.raises(StoreInUseError, match="PostgreSQL runs on"):
+        Postgres(tmp_path, durable=False).destroy()
     assert postgres.pid is not None
 
 

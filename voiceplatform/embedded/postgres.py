@@ -111,12 +111,23 @@ class Postgres:
             self._socket_folder = None
 
     def destroy(self) -> None:
-        """Stop it and remove all of its data."""
+        """Stop it and remove all of its data.
+
+        Raises:
+            StoreInUseError: another process runs it on this folder.
+        """
         self.stop()
-        _clear_leftovers(self._place / "cluster")  # sessions of a killed server would go on writing
-        shutil.rmtree(self._place, ignore_errors=True)
-        for name in (PLACE_LINK, "postgres.password", "postgres.log"):
-            (self._folder / name).unlink(missing_ok=True)
+        try:
+            self._lock.take()
+        except processes.FolderInUseError:
+            raise StoreInUseError(f"PostgreSQL runs on {self._folder}.") from None
+        try:
+            _clear_leftovers(self._place / "cluster")  # sessions of a killed server would go on writing
+            shutil.rmtree(self._place, ignore_errors=True)
+            for name in (PLACE_LINK, "postgres.password", "postgres.log"):
+                (self._folder / name).unlink(missing_ok=True)
+        finally:
+            self._lock.release()
 
     def _halt(self) -> None:
         if self._process is not None:
