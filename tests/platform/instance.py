@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from voiceplatform.embedded import Postgres, Valkey
+
 PROJECT = Path(__file__).resolve().parent.parent.parent
 READY_S = 90.0
 # What this test run uses must not be used by the instance.
@@ -127,6 +129,16 @@ def wait_a_moment(process: subprocess.Popen[bytes]) -> None:
         process.wait(timeout=0.1)
     except subprocess.TimeoutExpired:
         return
+
+
+def known_dead(store: Postgres | Valkey, seconds: float) -> bool:
+    """Whether the store has noticed in time that its process died; a killed one is no zombie to wait for until all its threads are gone."""
+    until = time.monotonic() + seconds
+    while store.pid is not None:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def none_left(processes: list[psutil.Process], seconds: float) -> bool:

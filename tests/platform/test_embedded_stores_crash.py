@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import redis
 
-from tests.platform.instance import PROJECT, none_left
+from tests.platform.instance import PROJECT, known_dead, none_left
 from voiceplatform.embedded import Postgres, Stores, Valkey
 
 START_AND_WAIT = """
@@ -39,7 +39,7 @@ def test_postgres_starts_again_after_being_killed_and_kept_what_it_acknowledged(
     with psycopg.connect(url) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
     os.kill(pid, signal.SIGKILL)
-    assert none_left([psutil.Process(pid)], 10.0)
+    assert known_dead(postgres, 10.0)
     assert postgres.pid is None
     postgres.start()
     assert postgres.url == url
@@ -72,7 +72,7 @@ def test_valkey_starts_again_at_the_same_address_after_being_killed(valkey: Valk
     url, pid = valkey.url, valkey.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    assert none_left([psutil.Process(pid)], 10.0)
+    assert known_dead(valkey, 10.0)
     valkey.start()
     assert valkey.url == url
     with redis.Redis.from_url(url) as client:
