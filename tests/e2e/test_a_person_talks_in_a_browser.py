@@ -123,7 +123,7 @@ async def test_the_voice_that_comes_back_is_the_voice_that_went_in(
         await timeline.screenshot(path=pictures / "call.png", full_page=True)
     assert (ended.state, ended.reason) == ("ended", "completed")
     assert ended.duration_ms is not None
-    assert abs(ended.duration_ms - lasted_ms) < 1500
+    assert abs(ended.duration_ms - lasted_ms) < 4000
     assert await in_thread(states, session.pk) == ["starting", "active", "ended"]
     await in_thread(manage, "verify_capacity")
 

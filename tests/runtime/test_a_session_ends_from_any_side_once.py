@@ -80,7 +80,7 @@ async def test_a_session_that_lasts_too_long_is_ended(home: House) -> None:
     await client.starts()
     ended = await client.hears("session.ended")
     assert ended["reason"] == "max_duration"
-    assert 900 <= ended["duration_ms"] <= 2_000
+    assert 500 <= ended["duration_ms"] <= 10_000
     assert await client.hears() == Closed(4000)
 
 
