@@ -25,6 +25,8 @@ LOCK_TIMEOUT_MS: Final = 2_000
 STATEMENT_TIMEOUT_MS: Final = 3_000
 IDLE_TIMEOUT_MS: Final = 2_000  # a client frozen between the two round trips stops everybody else for this long at most
 
+MAX_LOADS: Final = 5  # looks at a world that changes before every lock is held; then the batch counts as failed, and may be tried again
+
 # What a second try may mend: nothing was wrong with the batch itself.
 RETRYABLE: Final = (
     psycopg.errors.LockNotAvailable,
@@ -63,7 +65,7 @@ class Ledger:
         return results
 
     def _load_under_every_lock(self, batch: Batch) -> Loaded:
-        while True:
+        for _ in range(MAX_LOADS):
             loaded = self._load(batch)
             # The platform's cap was set since the last batch: its lock must be held alone.
             newly_capped = loaded.platform_limit is not None and not self._platform_capped
@@ -71,6 +73,7 @@ class Ledger:
             if not newly_capped and not loaded.unlocked:
                 return loaded
             self._connection.execute("ROLLBACK")
+        raise psycopg.errors.SerializationFailure("limits or slots changed again at every look")
 
     def _load(self, batch: Batch) -> Loaded:
         connection = self._connection

@@ -43,7 +43,7 @@ _LOST: Final = """
 UPDATE sessions_app_node SET state = 'lost'
 WHERE state IN ('up', 'draining') AND heartbeat_at < clock_timestamp() - make_interval(secs => %s)"""
 _ORPHANS: Final = """
-SELECT s.session_id, s.node_id, s.state, coalesce(n.heartbeat_at, s.since), n.state
+SELECT s.session_id, s.node_id, s.state, coalesce(n.heartbeat_at, s.since)
 FROM sessions_app_slot s LEFT JOIN sessions_app_node n ON n.id = s.node_id
 WHERE s.lease_until IS NULL AND (
     n.state IN ('lost', 'stopped') OR n.id IS NULL AND s.since < clock_timestamp() - make_interval(secs => %s)) LIMIT %s"""
@@ -83,7 +83,7 @@ def sweep(*, holder: str) -> Swept:
     return Swept(suspended, ended)
 
 
-def _for_orphan(session_id: uuid.UUID, node_id: uuid.UUID, state: str, heartbeat: datetime, node_state: str | None) -> Operation:
+def _for_orphan(session_id: uuid.UUID, node_id: uuid.UUID, state: str, heartbeat: datetime) -> Operation:
     if state == State.STARTING:
         return End(session_id, Reason.NODE_LOST, node_id=node_id)
     return Suspend(session_id, node_id, Reason.NODE_LOST, since=heartbeat, longest_s=settings.VOICE_LOST_GRACE_S)
