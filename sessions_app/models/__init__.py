@@ -1,8 +1,8 @@
 """Tables and their constraints."""
 
 from sessions_app.models.backends import Backend, BackendAccess, BackendHealth, Platform
-from sessions_app.models.capacity import Capacity, Claim, LimitChange, Node
-from sessions_app.models.sessions import Session, SessionEvent, Slot
+from sessions_app.models.capacity import Capacity, Claim, LimitChange, Node, OpeningBalance
+from sessions_app.models.sessions import EndRequest, Session, SessionEvent, Slot
 
 __all__ = [
     "Backend",
@@ -10,8 +10,10 @@ __all__ = [
     "BackendHealth",
     "Capacity",
     "Claim",
+    "EndRequest",
     "LimitChange",
     "Node",
+    "OpeningBalance",
     "Platform",
     "Session",
     "SessionEvent",

@@ -79,3 +79,27 @@ class LimitChange(models.Model):
 
     def __str__(self) -> str:
         return f"{self.scope} {self.ref} at {self.seq}"
+
+
+class OpeningBalance(models.Model):
+    """Slots in use in one scope at the sequence number up to which history was pruned; a replay begins with it.
+
+    The rows of one prune replace those of the one before. ``ref`` is the id of the tenant or backend (0: the platform), ``user`` is
+    empty but for the scope ``user``, whose ``ref`` is the tenant. A row of scope ``platform`` is always there, and tells the horizon.
+    """
+
+    seq = models.BigIntegerField(help_text="Events up to this one are accounted for here.")
+    scope = models.CharField(max_length=10)
+    ref = models.BigIntegerField(default=0)
+    user = models.CharField(max_length=255, blank=True, default="")
+    active = models.IntegerField()
+    at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["scope", "ref", "user"], name="opening_balance_of_a_scope"),
+            models.CheckConstraint(condition=models.Q(active__gte=0), name="opening_balance_is_not_negative"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.scope} {self.ref} {self.user}: {self.active} at {self.seq}"

@@ -44,6 +44,7 @@ class Session(models.Model):
     started_at = models.DateTimeField(null=True, help_text="When it got its slot.")
     active_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
+    trace_id = models.CharField(max_length=32, blank=True, db_default="", help_text="The trace that tells of it, as 32 hex digits.")
 
     if TYPE_CHECKING:
         events: RelatedManager["SessionEvent"]
@@ -107,6 +108,11 @@ class Slot(models.Model):
     lease_until = models.DateTimeField(
         null=True, help_text="End of the grace while reconnecting; while empty the node's heartbeat is the lease."
     )
+    dropped_at = models.DateTimeField(null=True, help_text="When its client was last seen, while reconnecting.")
+    # Resume tokens are numbered by the connection that they were given to: good are those from the floor to the newest.
+    generation = models.IntegerField(db_default=1, help_text="Number of the newest connection.")
+    resume_floor = models.IntegerField(db_default=1, help_text="Number of the oldest resume token that is still good.")
+    stale_uses = models.IntegerField(db_default=0, help_text="Older resume tokens that were shown and refused.")
 
     class Meta:
         indexes = [
@@ -118,3 +124,16 @@ class Slot(models.Model):
 
     def __str__(self) -> str:
         return str(self.session_id)
+
+
+class EndRequest(models.Model):
+    """Somebody asked for a session's end: the node that carries it does so within a second, the sweep where there is none."""
+
+    session = models.OneToOneField(Session, models.CASCADE, primary_key=True, related_name="end_request")
+    reason = models.CharField(max_length=32)
+    detail = models.CharField(max_length=300, blank=True, default="")
+    actor = models.CharField(max_length=150, blank=True, default="")
+    asked_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.session_id}: {self.reason}"
