@@ -1,12 +1,19 @@
-"""The Celery doors: each one call to a use case, safe to run twice and beside a second beat."""
+"""The Celery doors: each one call to a use case, safe to run twice and beside a second beat.
+
+Worker and beat give signs of life for the health page: the worker with the heartbeat of its loop and with what it is sent, beat with each
+task that it could send. So either is seen while the other is dead.
+"""
 
 import asyncio
 import os
+from typing import Any
 
-from celery import shared_task
+from celery import shared_task, signals
 from django.conf import settings
 
 from sessions_app.runtime import prober
+from sessions_app.runtime.pulse import Pulse
+from sessions_app.selectors import platform_health
 from sessions_app.services import sweep as sweeping
 
 
@@ -20,3 +27,17 @@ def probe() -> int:
 def sweep() -> int:
     """End what lost its lease."""
     return sweeping.sweep(holder=f"celery:{os.getpid()}").ended
+
+
+# --- signs of life: the signals come in the worker's main process and in beat's, never in a pool's child ------------------
+
+_worker, _beat = Pulse(platform_health.WORKER), Pulse(platform_health.BEAT)
+signals.heartbeat_sent.connect(_worker.felt, weak=False)
+signals.task_received.connect(_worker.felt, weak=False)
+
+
+@signals.beat_init.connect
+@signals.beat_embedded_init.connect
+def _watch_beat(**_: Any) -> None:
+    """Only beat's own sending counts: other processes send tasks, too."""
+    signals.after_task_publish.connect(_beat.felt, weak=False)

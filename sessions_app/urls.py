@@ -2,7 +2,7 @@
 
 from django.urls import include, path
 
-from sessions_app.views import health, history, talk
+from sessions_app.views import ending, health, history, platform, talk
 
 urlpatterns = [
     path("", talk.home, name="home"),
@@ -10,6 +10,8 @@ urlpatterns = [
     path("talk/token/", talk.token, name="talk-token"),
     path("ops/sessions/", history.sessions, name="ops-sessions"),
     path("ops/sessions/<uuid:session_id>/", history.session, name="ops-session"),
+    path("ops/sessions/<uuid:session_id>/end/", ending.end, name="ops-session-end"),
+    path("ops/health/", platform.health, name="ops-health"),
     path("readyz", health.ready, name="readyz"),
     path("healthz", health.alive, name="healthz"),
     path("api/v1/", include("sessions_app.api.urls")),

@@ -13,7 +13,6 @@ from typing import Any
 
 from django.utils import timezone
 
-from sessions_app.domain.states import Reason
 from sessions_app.models import Backend, Session, SessionEvent, Slot
 from sessions_app.runtime import backends, live
 from sessions_app.runtime.database import in_thread
@@ -92,6 +91,11 @@ class Client:
         started: dict[str, Any] = await self.hears("session.started")
         return started
 
+    async def resumes(self) -> dict[str, Any]:
+        """What a client that came with a resume token is told at once."""
+        resumed: dict[str, Any] = await self.hears("session.resumed")
+        return resumed
+
     async def leaves(self, code: int | None = 1006) -> None:
         self._inbox.put_nowait({"type": "websocket.disconnect", "code": code})
         await asyncio.wait_for(self.task, SOON_S)
@@ -146,7 +150,7 @@ async def house() -> AsyncIterator[House]:
     backends._cache.clear()
     live._slugs.clear()
     node = NodeRuntime()
-    sessions = Sessions(home=node, find=live.find_opening)
+    sessions = live.sessions_of(node)
     opened = House(node, sessions)
     await node.start()
     # As a server that was asked too early would answer "unavailable".
@@ -157,7 +161,7 @@ async def house() -> AsyncIterator[House]:
         for client in opened.clients:
             if not client.task.done():
                 await client.leaves()
-        await opened.sessions.stop_all(Reason.DRAINED, timeout_s=SOON_S)
+        await opened.sessions.stop_all(hand_over=False, timeout_s=SOON_S)
         await node.stop()
 
 

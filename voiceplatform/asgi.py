@@ -10,10 +10,13 @@ from typing import Any
 
 from django.core.asgi import get_asgi_application
 
+from voiceplatform import telemetry
+
 # Static files are streamed from open files, which Django warns about under ASGI once a request. They are few and small, browsers keep
 # them, and a proxy may serve them instead.
 warnings.filterwarnings("ignore", "StreamingHttpResponse must consume synchronous iterators")
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceplatform.settings")
+telemetry.start("web")
 django_application: Any = get_asgi_application()
 
 from channels.routing import URLRouter  # noqa: E402 - Django has to be set up first

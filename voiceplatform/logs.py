@@ -1,7 +1,8 @@
 """Logs: one JSON object a line (or one readable line), with everything that looks like a secret taken out.
 
 Owns: the form of a line and the redaction, which works on the finished text, so that a secret in an exception or in a
-library's message is caught too. Refuses: audio and transcripts, which nobody may pass to a logger in the first place.
+library's message is caught too. A line that is written while a traced step runs has the trace's id.
+Refuses: audio and transcripts, which nobody may pass to a logger in the first place.
 """
 
 import json
@@ -9,6 +10,8 @@ import logging
 import re
 from datetime import UTC, datetime
 from typing import Any, Final
+
+from opentelemetry import trace
 
 REDACTED: Final = "[redacted]"
 _SECRETS: Final = re.compile(
@@ -32,8 +35,14 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return {name: value for name, value in vars(record).items() if name not in _STANDARD and not name.startswith("_")}
 
 
+def _trace_id() -> dict[str, str]:
+    """Return the id of the trace that this is written in; nothing where there is none, or it is not exported."""
+    context = trace.get_current_span().get_span_context()
+    return {"trace_id": trace.format_trace_id(context.trace_id)} if context.trace_flags.sampled else {}
+
+
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (RFC 3339, UTC), level, logger, message, then the fields passed in ``extra``."""
+    """One JSON object a line: time (RFC 3339, UTC), level, logger, message, trace id, then the fields passed in ``extra``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -42,6 +51,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **_trace_id(),
             **_fields(record),
         }
         if record.exc_info:
@@ -56,7 +66,7 @@ class PlainFormatter(logging.Formatter):
         """Return the line, and an exception below it."""
         clock = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        fields = "".join(f" {name}={value}" for name, value in (_trace_id() | _fields(record)).items())
         text = f"{clock}  {level}{record.getMessage()}{fields}"
         if record.exc_info:
             text = f"{text}\n{self.formatException(record.exc_info)}"
@@ -90,5 +100,7 @@ def configuration(*, level: str, plain: bool) -> dict[str, Any]:
             "daphne": quiet,
             "psycopg.pool": {"level": "ERROR"},  # who needed the connection tells
             "asyncio": quiet,
+            "opentelemetry.sdk": {"level": "ERROR"},  # a full queue is told by what fills it: the receiver that is away
+            "urllib3": quiet,
         },
     }

@@ -1,6 +1,7 @@
 """The one decision: may this session start now? Pure: a batch of attempts and the world in, one verdict each out.
 
-Owns: the order of the checks, the choice of backend, the limit vector that explains each verdict.
+Owns: the order of the checks, the choice of backend, reservations and bursts, the limit vector that explains each verdict, and
+whether an attempt that does not fit now may wait.
 Refuses: to read a clock, a database or a setting; everything it needs is in its arguments. It is called with the locks of
 every scope held (``services.ledger``), so what it counts cannot change under it.
 """
@@ -8,9 +9,12 @@ every scope held (``services.ledger``), so what it counts cannot change under it
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
+from sessions_app.domain import rates
+from sessions_app.domain.rates import Bucket, RateKey
+from sessions_app.domain.reservations import Reservations
 from sessions_app.domain.states import Reason
 
 RETRY_AT_CAPACITY_S: Final = 5  # nobody can know when somebody hangs up; short enough to be useful, long enough not to hammer
@@ -26,23 +30,28 @@ class Scope(StrEnum):
     USER = "user"
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """One entry of a limit vector: sessions in use before this attempt, and the limit in force (None: unlimited)."""
+class Limit(NamedTuple):
+    """One entry of a limit vector: sessions in use before this attempt, and the limit in force (None: unlimited).
+
+    ``reserved``: slots of the backend that are kept free for other tenants. ``burst``: sessions that the tenant may have above its
+    limit right now.
+    """
 
     scope: Scope
     used: int
     limit: int | None
+    reserved: int = 0
+    burst: int = 0
 
     @property
     def full(self) -> bool:
         """Whether one more would exceed the limit."""
-        return self.limit is not None and self.used >= self.limit
+        return self.limit is not None and self.used + self.reserved >= self.limit + self.burst
 
 
 @dataclass(slots=True)
 class BackendView:
-    """A backend as the decision sees it. ``used`` is changed by the decision as it hands out slots."""
+    """A backend as the decision sees it. ``used`` and ``reservations`` are changed by the decision as it hands out slots."""
 
     id: int
     name: str
@@ -53,16 +62,41 @@ class BackendView:
     draining: bool
     pipelines: frozenset[str]
     transports: frozenset[str]
+    burst_below: float = 1.0
+    reservations: Reservations = field(default_factory=Reservations)
 
     @property
     def full(self) -> bool:
         """Whether one more would exceed the cap."""
         return self.cap is not None and self.used >= self.cap
 
+    def kept_from(self, tenant_id: int) -> int:
+        """Return how many slots are kept free for other tenants; without a cap there is nothing to keep."""
+        return 0 if self.cap is None else self.reservations.kept_from(tenant_id)
+
+    def full_for(self, tenant_id: int) -> bool:
+        """Whether this tenant finds no room: at the cap, or what is left is kept for others."""
+        return self.cap is not None and self.used + self.reservations.kept_from(tenant_id) >= self.cap
+
+    @property
+    def calm(self) -> bool:
+        """Whether it is used so little that tenants may go above their limits."""
+        # Divided, since 0.7 * 10 is more than 7.
+        return self.cap is None or (self.cap > 0 and self.used / self.cap < self.burst_below)
+
+    def count(self, tenant_id: int, change: int) -> None:
+        """Note that the tenant has ``change`` more sessions here, or fewer."""
+        self.used += change
+        self.reservations.count(tenant_id, change)
+
 
 @dataclass(slots=True)
 class TenantView:
-    """A tenant with the limits in force and what it uses. ``backends`` are the ids it may use."""
+    """A tenant with the limits in force and what it uses. ``backends`` are the ids it may use; None is unlimited.
+
+    ``rate`` and ``user_rate`` are new sessions a minute; ``queued`` is how many of its sessions wait (``max_queue_length`` 0: none may).
+    What it reserved is with the backend that it is reserved on.
+    """
 
     id: int
     suspended: bool
@@ -70,17 +104,64 @@ class TenantView:
     user_limit: int | None
     used: int
     backends: frozenset[int]
+    burst: int = 0
+    rate: int | None = None
+    user_rate: int | None = None
+    priority: int = 0
+    weight: int = 1
+    max_queue_length: int | None = 0
+    max_queue_wait_s: int | None = None
+    queued: int = 0
+
+    @property
+    def at_limit(self) -> bool:
+        """Whether one more is a burst."""
+        return self.limit is not None and self.used >= self.limit
+
+    @property
+    def full(self) -> bool:
+        """Whether no burst helps any more."""
+        return self.limit is not None and self.used >= self.limit + self.burst
 
 
 @dataclass(slots=True)
 class World:
-    """Everything that a decision depends on. The counts move as the batch is decided."""
+    """Everything that a decision depends on. The counts move as the batch is decided.
+
+    ``now`` is in seconds, of the clock that waiters' and buckets' times are in. A rate without a bucket in ``rates`` has a full one.
+    Buckets that the decision changed are named in ``spent_rates``.
+    """
 
     platform_limit: int | None
     platform_used: int
     backends: Mapping[int, BackendView]
     tenants: Mapping[int, TenantView]
     user_used: dict[tuple[int, str], int] = field(default_factory=dict)
+    now: float = 0.0
+    rates: dict[RateKey, Bucket] = field(default_factory=dict)
+    spent_rates: set[RateKey] = field(default_factory=set)
+
+    @property
+    def full(self) -> bool:
+        """Whether the platform's limit is reached."""
+        return self.platform_limit is not None and self.platform_used >= self.platform_limit
+
+    def release(self, *, tenant_id: int, backend_id: int, user: str) -> None:
+        """Note that a session is over, before the batch is decided."""
+        self._count(tenant_id, backend_id, user, -1)
+
+    def take(self, *, tenant_id: int, backend_id: int, user: str) -> None:
+        """Note that a session has a slot."""
+        self._count(tenant_id, backend_id, user, 1)
+
+    def _count(self, tenant_id: int, backend_id: int, user: str, change: int) -> None:
+        self.platform_used += change
+        if backend_id in self.backends:
+            self.backends[backend_id].count(tenant_id, change)
+        if tenant_id in self.tenants:
+            self.tenants[tenant_id].used += change
+        if change > 0 or (tenant_id, user) in self.user_used:  # of whom nobody asks nothing was loaded
+            self.user_used[tenant_id, user] = self.user_used.get((tenant_id, user), 0) + change
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,54 +179,24 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer: admitted on ``backend_id`` when ``reason`` is None, refused for ``reason`` otherwise."""
+    """The answer: admitted on ``backend_id`` when ``reason`` is None; else refused for ``reason``, or ``queued`` because of it.
+
+    ``burst`` marks a session above its tenant's limit. ``rate`` is the scope whose rate of new sessions is used up, if that is why.
+    """
 
     reason: Reason | None
     limits: tuple[Limit, ...]
     backend_id: int | None = None
     pipeline: str = ""
     retry_after_s: int | None = None
+    queued: bool = False
+    burst: bool = False
+    rate: Scope | None = None
 
     @property
     def admitted(self) -> bool:
         """Whether the session has a slot."""
         return self.reason is None
-
-
-def decide(world: World, attempts: Iterable[Attempt]) -> list[Verdict]:
-    """Decide a batch in its order; each admitted attempt counts for the ones after it."""
-    return [_decide_one(world, attempt) for attempt in attempts]
-
-
-def choose_other_backend(world: World, attempt: Attempt) -> Verdict:
-    """Decide where a session that already holds a slot may move; its tenant, user and platform slots stay its own."""
-    backend, reason = _choose(world, world.tenants[attempt.tenant_id], attempt)
-    if backend is None or reason is not None:
-        return _refused(reason or Reason.BACKEND_UNHEALTHY, _vector(world, attempt, backend))
-    verdict = _admitted(world, attempt, backend)
-    backend.used += 1
-    return verdict
-
-
-def _decide_one(world: World, attempt: Attempt) -> Verdict:
-    tenant = world.tenants[attempt.tenant_id]
-    if tenant.suspended:
-        return _refused(Reason.TENANT_SUSPENDED, _vector(world, attempt, None))
-    backend, no_backend = _choose(world, tenant, attempt)
-    limits = _vector(world, attempt, backend)
-    if no_backend is not None and no_backend is not Reason.BACKEND_LIMIT:
-        return _refused(no_backend, limits)
-    for entry in limits:
-        if entry.full:
-            return _refused(_FULL[entry.scope], limits)
-    if backend is None:
-        return _refused(Reason.BACKEND_UNHEALTHY, limits)
-    verdict = _admitted(world, attempt, backend)
-    backend.used += 1
-    tenant.used += 1
-    world.platform_used += 1
-    world.user_used[attempt.tenant_id, attempt.user] = world.user_used.get((attempt.tenant_id, attempt.user), 0) + 1
-    return verdict
 
 
 # The narrowest scope is named first: it is the one that the asker can do something about.
@@ -155,38 +206,157 @@ _FULL: Final = {
     Scope.BACKEND: Reason.BACKEND_LIMIT,
     Scope.PLATFORM: Reason.PLATFORM_LIMIT,
 }
+AT_CAPACITY: Final = frozenset(_FULL.values())
 
 
-def _vector(world: World, attempt: Attempt, backend: BackendView | None) -> tuple[Limit, ...]:
+def decide(world: World, attempts: Iterable[Attempt]) -> list[Verdict]:
+    """Decide a batch in its order; each admitted or queued attempt counts for the ones after it.
+
+    Call ``queueing.promote`` first, with everybody who waits; then no new attempt overtakes anybody. Handing out slots only ever
+    makes less room, so whoever still waits cannot be let in by this batch: the client is away, or a limit of its own user or tenant
+    is reached, or no backend that it may use has room for it. A new attempt that fits now takes nothing that such a waiter could
+    have: it is of another user, another tenant or asks for another backend; or the waiter's client is away, keeps its place, and
+    is asked again with the next slot. Tenants without a queue have no precedence either: they too come after the promotions.
+
+    What is refused spends no rate; what is admitted or queued needs a token of its tenant's and of its user's rate.
+    """
+    return [_decide_one(world, attempt) for attempt in attempts]
+
+
+def admit(world: World, attempt: Attempt) -> Verdict:
+    """Give the attempt a slot if there is one for it now, without a look at rates and queue lengths."""
+    verdict = _look(world, attempt)
+    if verdict.backend_id is not None:
+        world.take(tenant_id=attempt.tenant_id, backend_id=verdict.backend_id, user=attempt.user)
+    return verdict
+
+
+def choose_other_backend(world: World, attempt: Attempt) -> Verdict:
+    """Decide where a session that already holds a slot may move; its tenant, user and platform slots stay its own."""
     tenant = world.tenants[attempt.tenant_id]
-    entries = [
-        Limit(Scope.USER, world.user_used.get((attempt.tenant_id, attempt.user), 0), tenant.user_limit),
-        Limit(Scope.TENANT, tenant.used, tenant.limit),
-        Limit(Scope.PLATFORM, world.platform_used, world.platform_limit),
-    ]
-    if backend is not None:
-        entries.insert(2, Limit(Scope.BACKEND, backend.used, backend.cap))
-    return tuple(entries)
+    backend, reason = _choose(world, tenant, attempt, burst=False)
+    if backend is None or reason is not None:
+        return _refused(reason or Reason.BACKEND_UNHEALTHY, _vector(world, attempt, backend))
+    verdict = Verdict(None, _vector(world, attempt, backend), backend.id, _pipeline(attempt, backend))
+    backend.count(tenant.id, 1)
+    return verdict
 
 
-def _choose(world: World, tenant: TenantView, attempt: Attempt) -> tuple[BackendView | None, Reason | None]:
-    """Return the backend to use, or the reason why there is none (with the backend that is full, where that is it)."""
+def fitting(world: World, tenant: TenantView, attempt: Attempt) -> tuple[list[BackendView], Reason | None]:
+    """Return the backends that the tenant may use for what the attempt asks for, well or not; or the reason why there are none."""
     allowed = [world.backends[each] for each in tenant.backends if each in world.backends]
     if attempt.backend:
         allowed = [each for each in allowed if each.name == attempt.backend]
         if not allowed:
-            return None, Reason.AUTHORIZATION_FAILED
-    fitting = [each for each in allowed if _fits(each, attempt)]
-    if not fitting:
-        return None, Reason.PROVIDER_NOT_FOUND
-    healthy = [each for each in fitting if each.healthy and each.id not in attempt.exclude]
+            return [], Reason.AUTHORIZATION_FAILED
+    found = [each for each in allowed if _fits(each, attempt)]
+    return found, None if found else Reason.PROVIDER_NOT_FOUND
+
+
+def usable(world: World, tenant: TenantView, attempt: Attempt) -> tuple[list[BackendView], Reason | None]:
+    """Return the backends that could carry the session if they had room, or the reason why there are none."""
+    allowed, reason = fitting(world, tenant, attempt)
+    if reason is not None:
+        return [], reason
+    healthy = [each for each in allowed if each.healthy and each.id not in attempt.exclude]
     if not healthy:
-        return None, Reason.BACKEND_UNHEALTHY
-    usable = [each for each in healthy if not each.draining]
-    if not usable:
-        return None, Reason.BACKEND_DRAINING
-    best = min(usable, key=_load)
-    return best, Reason.BACKEND_LIMIT if best.full else None
+        return [], Reason.BACKEND_UNHEALTHY
+    found = [each for each in healthy if not each.draining]
+    return found, None if found else Reason.BACKEND_DRAINING
+
+
+def _decide_one(world: World, attempt: Attempt) -> Verdict:
+    tenant = world.tenants[attempt.tenant_id]
+    verdict = _look(world, attempt)
+    if verdict.reason in AT_CAPACITY:
+        verdict = _queued(tenant, verdict)
+    if verdict.backend_id is None and not verdict.queued:
+        return verdict
+    short = _spend(world, tenant, attempt)
+    if short is not None:
+        return Verdict(Reason.RATE_LIMIT, verdict.limits, retry_after_s=short.wait_s, rate=Scope(short.key[0]))
+    if verdict.backend_id is None:
+        tenant.queued += 1
+    else:
+        world.take(tenant_id=tenant.id, backend_id=verdict.backend_id, user=attempt.user)
+    return verdict
+
+
+def _look(world: World, attempt: Attempt) -> Verdict:
+    """Say what would happen to the attempt, without rates and queue, and change nothing."""
+    tenant = world.tenants[attempt.tenant_id]
+    if tenant.suspended:
+        return _refused(Reason.TENANT_SUSPENDED, _vector(world, attempt, None))
+    backend, no_backend = _choose(world, tenant, attempt, burst=tenant.at_limit)
+    limits = _vector(world, attempt, backend)
+    if backend is None:
+        return _refused(no_backend or Reason.BACKEND_UNHEALTHY, limits)
+    for entry in limits:
+        if entry.full:
+            return _refused(_FULL[entry.scope], limits)
+    return Verdict(None, limits, backend.id, _pipeline(attempt, backend), burst=tenant.at_limit)
+
+
+def _queued(tenant: TenantView, refused: Verdict) -> Verdict:
+    if tenant.max_queue_length == 0:
+        return refused
+    if tenant.max_queue_length is not None and tenant.queued >= tenant.max_queue_length:
+        return Verdict(Reason.QUEUE_FULL, refused.limits, retry_after_s=RETRY_AT_CAPACITY_S)
+    return Verdict(refused.reason, refused.limits, queued=True)
+
+
+def _spend(world: World, tenant: TenantView, attempt: Attempt) -> rates.Shortage | None:
+    """Take a token of each rate in force, or of none where one is used up."""
+    wanted: list[tuple[RateKey, int]] = []
+    if tenant.user_rate is not None:
+        wanted.append((("user", tenant.id, attempt.user), tenant.user_rate))
+    if tenant.rate is not None:
+        wanted.append((("tenant", tenant.id), tenant.rate))
+    short = rates.shortage(world.rates, wanted, world.now)
+    if short is None:
+        for key, per_minute in wanted:
+            rates.spend(world.rates, key, per_minute, world.now)
+            world.spent_rates.add(key)
+    return short
+
+
+def _vector(world: World, attempt: Attempt, backend: BackendView | None) -> tuple[Limit, ...]:
+    tenant = world.tenants[attempt.tenant_id]
+    burst = tenant.burst if tenant.limit is not None and backend is not None and backend.calm else 0
+    user = Limit(Scope.USER, world.user_used.get((tenant.id, attempt.user), 0), tenant.user_limit)
+    own = Limit(Scope.TENANT, tenant.used, tenant.limit, burst=burst)
+    platform = Limit(Scope.PLATFORM, world.platform_used, world.platform_limit)
+    if backend is None:
+        return user, own, platform
+    return user, own, Limit(Scope.BACKEND, backend.used, backend.cap, reserved=backend.kept_from(tenant.id)), platform
+
+
+def _choose(world: World, tenant: TenantView, attempt: Attempt, *, burst: bool) -> tuple[BackendView | None, Reason | None]:
+    """Return the backend to use, or the reason why there is none (with the backend that is full, where that is it).
+
+    One that is full for this tenant is passed over, and so is one where a burst that it needs is not allowed. Then comes the one that
+    keeps slots for it; then weight and headroom: the share of the cap that is gone, or the sessions where somebody has no cap.
+    Sessions that are still starting count as much as others, so a stampede spreads. Weight 0 is the last resort.
+    """
+    found, reason = usable(world, tenant, attempt)
+    if not found:
+        return None, reason
+    by_share = all(each.cap is not None for each in found)
+
+    def rank(backend: BackendView) -> tuple[bool, bool, bool, bool, float, int]:
+        kept = backend.reservations.kept_from(tenant.id)
+        gone = (backend.used + kept) / backend.cap if by_share and backend.cap else backend.used
+        return (
+            backend.cap is not None and backend.used + kept >= backend.cap,
+            burst and not backend.calm,
+            backend.cap is None or kept == backend.reservations.unused,
+            backend.weight == 0,
+            gone / (backend.weight or 1),
+            backend.id,
+        )
+
+    best = found[0] if len(found) == 1 else min(found, key=rank)
+    return best, Reason.BACKEND_LIMIT if best.full_for(tenant.id) else None
 
 
 def _fits(backend: BackendView, attempt: Attempt) -> bool:
@@ -194,19 +364,12 @@ def _fits(backend: BackendView, attempt: Attempt) -> bool:
     return pipeline and attempt.transport in backend.transports
 
 
-def _load(backend: BackendView) -> tuple[bool, float, int]:
-    """Least loaded for its weight first: the share of the cap in use where there is one, sessions where not."""
-    share = backend.used / backend.cap if backend.cap else float(backend.used)
-    return backend.full or backend.weight == 0, share / (backend.weight or 1), backend.id
-
-
-def _admitted(world: World, attempt: Attempt, backend: BackendView) -> Verdict:
-    pipeline = attempt.pipeline or min(backend.pipelines)
-    return Verdict(None, _vector(world, attempt, backend), backend.id, pipeline)
+def _pipeline(attempt: Attempt, backend: BackendView) -> str:
+    return attempt.pipeline or min(backend.pipelines)
 
 
 def _refused(reason: Reason, limits: tuple[Limit, ...]) -> Verdict:
-    if reason in _FULL.values():
+    if reason in AT_CAPACITY:
         return Verdict(reason, limits, retry_after_s=RETRY_AT_CAPACITY_S)
     if reason in {Reason.BACKEND_UNHEALTHY, Reason.BACKEND_DRAINING}:
         return Verdict(reason, limits, retry_after_s=RETRY_NO_BACKEND_S)

@@ -16,11 +16,12 @@ class Admit:
     attempt: Attempt
     node_id: UUID
     metadata: Mapping[str, object] = field(default_factory=dict)
+    trace_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Give a starting session a slot on another backend than those that ``attempt.exclude`` names."""
+    """Give a session of this node a slot on another backend than those that ``attempt.exclude`` names: the one that it had did not open."""
 
     attempt: Attempt
     node_id: UUID
@@ -50,10 +51,35 @@ class Suspend:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """The client is here: reconnecting becomes active, and a session that another node has becomes this one's."""
+    """The client is here, on this node, with a new connection; whichever node had the session has it no more.
+
+    ``shown`` is the number of the resume token that it showed; None where it showed the connect token.
+    """
 
     session_id: UUID
     node_id: UUID
+    tenant_id: int
+    user: str
+    shown: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """The connection with this number has sent a frame: the resume tokens before its own are good no more."""
+
+    session_id: UUID
+    node_id: UUID
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """The node ``was`` goes on as ``node_id`` and still has this session, its client being there; nobody else has taken it."""
+
+    session_id: UUID
+    node_id: UUID
+    was: UUID
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +98,8 @@ class End:
     node_id: UUID | None = None
 
 
-Operation = Admit | Move | Activate | Suspend | Resume | End
+Step = Activate | Suspend | Confirm | Adopt | End
+Operation = Admit | Move | Resume | Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,4 +138,26 @@ class Admitted:
     spent: bool = False
 
 
-Result = Admitted | bool
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The answer to ``Resume``; with ``refused`` set the rest says nothing.
+
+    ``generation`` is the number of the new connection, ``floor`` of the oldest resume token that is good. ``gap_ms`` is how long the
+    client was away and ``active_s`` how long ago the session became active, both by the database's clock.
+    """
+
+    session_id: UUID
+    refused: Reason | None = None
+    generation: int = 1
+    floor: int = 1
+    state: State | None = None
+    backend: BackendRef | None = None
+    pipeline: str = ""
+    transport: str = ""
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    policy: Policy = Policy(None, None, 0)
+    gap_ms: int = 0
+    active_s: float = 0.0
+
+
+Result = Admitted | Resumed | bool

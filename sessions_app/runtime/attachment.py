@@ -21,7 +21,11 @@ MAX_WORDS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The session is active, on this backend; ``audio`` is None where its media does not pass through the platform."""
+    """The session is active, on this backend; ``audio`` is None where its media does not pass through the platform.
+
+    ``connection`` is this connection's number, for its resume token. ``gap_ms`` is how long the client that came back with such a token
+    was away; None where it came with its connect token.
+    """
 
     session_id: UUID
     backend: str
@@ -29,6 +33,8 @@ class Started:
     transport: str
     audio: AudioFormat | None
     policy: Policy
+    connection: int = 1
+    gap_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,11 @@ class Replaced:
 
 
 @dataclass(frozen=True, slots=True)
+class Leaving:
+    """This process goes down; the session waits for its client on another one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """The transport's own words, in their turn among the others. With a ``close`` code they are the last."""
 
@@ -61,7 +72,7 @@ class Note:
     close: int | None = None
 
 
-Word = Started | Ended | Rejected | Replaced | Note
+Word = Started | Ended | Rejected | Replaced | Leaving | Note
 
 
 class Attachment:
@@ -69,11 +80,13 @@ class Attachment:
 
     Attributes:
         last_word: Done once something that closes the connection was told.
+        gone: Whether the connection is no more; set by the transport.
     """
 
-    __slots__ = ("_audio", "_wake", "_words", "last_word")
+    __slots__ = ("_audio", "_wake", "_words", "gone", "last_word")
 
     def __init__(self) -> None:
+        self.gone = False
         self._words: deque[Word] = deque()
         self._audio: FrameQueue | None = None
         self._wake = asyncio.Event()
@@ -92,7 +105,7 @@ class Attachment:
         """Queue a word; nothing is heard after the last one."""
         if self.last_word.done():
             return
-        if isinstance(word, Ended | Rejected | Replaced) or (isinstance(word, Note) and word.close is not None):
+        if isinstance(word, Ended | Rejected | Replaced | Leaving) or (isinstance(word, Note) and word.close is not None):
             self.last_word.set_result(None)
         elif len(self._words) >= MAX_WORDS:
             return

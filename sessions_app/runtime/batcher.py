@@ -13,13 +13,16 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, overload
 
 import psycopg
+from opentelemetry.trace import SpanContext
 from psycopg import Connection
 
-from sessions_app.domain.operations import Activate, Admit, Admitted, End, Move, Operation, Result, Resume, Suspend
+from sessions_app.domain.operations import Admit, Admitted, End, Move, Operation, Result, Resume, Resumed, Step, Suspend
+from sessions_app.runtime import telemetry
 from sessions_app.services.connections import open_connection
 from sessions_app.services.exceptions import Overloaded, Unavailable
 from sessions_app.services.ledger import MAX_BATCH, RETRYABLE, Ledger
@@ -38,6 +41,8 @@ class _Asked:
     operation: Operation
     answer: "Future[Result]" = field(default_factory=Future)
     at: float = field(default_factory=time.monotonic)
+    # Made in the asker's thread and context: the span that the batch is linked to.
+    asked_by: SpanContext | None = field(default_factory=telemetry.asking_span)
 
     @property
     def must_be_written(self) -> bool:
@@ -96,7 +101,9 @@ class Batcher:
     @overload
     async def submit(self, operation: Admit | Move) -> Admitted: ...
     @overload
-    async def submit(self, operation: Activate | Suspend | Resume | End) -> bool: ...
+    async def submit(self, operation: Resume) -> Resumed: ...
+    @overload
+    async def submit(self, operation: Step) -> bool: ...
     async def submit(self, operation: Operation) -> Result:
         """Put an operation into the next batch and wait for its answer.
 
@@ -174,7 +181,8 @@ class Batcher:
                 if self._ledger is None and not self._open():
                     break
                 assert self._ledger is not None
-                results = self._ledger.apply([each.operation for each in batch])
+                with _span(batch, attempt):
+                    results = self._ledger.apply([each.operation for each in batch])
             except RETRYABLE as error:
                 logger.warning("a batch is tried again: %s, attempt %d", type(error).__name__, attempt)
             except psycopg.OperationalError as error:
@@ -225,3 +233,10 @@ class Batcher:
 def _refuse(asked: _Asked, error: Unavailable | Overloaded) -> None:
     if asked.answer.set_running_or_notify_cancel():
         asked.answer.set_exception(error)
+
+
+def _span(batch: list[_Asked], attempt: int) -> AbstractContextManager[None]:
+    """The span of one try; the admissions are linked first, should there be more askers than links."""
+    admissions = [each.asked_by for each in batch if isinstance(each.operation, Admit)]
+    others = [each.asked_by for each in batch if not isinstance(each.operation, Admit)]
+    return telemetry.batch(operations=len(batch), admissions=len(admissions), attempt=attempt, asked_by=admissions + others)

@@ -5,19 +5,20 @@ Limits: a tenant's slug is remembered for as long as the process lives, for ``MA
 """
 
 from typing import Final
+from uuid import UUID
 
 from sessions_app.domain.operations import Admitted
-from sessions_app.domain.states import Reason
 from sessions_app.providers.exceptions import ProviderNotFound
 from sessions_app.runtime import backends
 from sessions_app.runtime.database import in_thread
-from sessions_app.runtime.node import node_runtime
+from sessions_app.runtime.node import NodeRuntime, node_runtime
 from sessions_app.runtime.provider_side import Opening
 from sessions_app.runtime.sessions import Sessions
+from sessions_app.selectors import carried
 from tenants.models import Tenant
 
 MAX_SLUGS: Final = 10_000
-STOP_S: Final = 8.0  # closing the providers takes 5 s at most; then the ledger is told
+STOP_S: Final = 6.5  # closing the providers takes 5 s at most, and the ledger is told
 
 _slugs: Final[dict[int, str]] = {}
 _sessions: Sessions | None = None
@@ -27,18 +28,27 @@ def process_sessions() -> Sessions:
     """Return the sessions of this process; they end with its node."""
     global _sessions  # noqa: PLW0603 - one per process, made when first needed
     if _sessions is None:
-        node = node_runtime()
-        sessions = _sessions = Sessions(home=node, find=find_opening)
-
-        async def stop() -> None:
-            await sessions.stop_all(Reason.DRAINED, timeout_s=STOP_S)
-
-        async def move() -> None:
-            sessions.move_to(node.id)
-
-        node.on_stop.append(stop)
-        node.on_lost.append(move)
+        _sessions = sessions_of(node_runtime())
     return _sessions
+
+
+def sessions_of(node: NodeRuntime) -> Sessions:
+    """Return sessions for a node that has none yet; what the node learns, they are told."""
+    sessions = Sessions(home=node, find=find_opening)
+
+    async def stop(others: bool) -> None:
+        await sessions.stop_all(hand_over=others, timeout_s=STOP_S)
+
+    async def move(was: UUID) -> None:
+        sessions.move_to(node.id, was=was)
+
+    async def look() -> None:
+        await sessions.look(lambda ids: in_thread(carried.fates, session_ids=ids, node_ids=node.ids))
+
+    node.on_stop.append(stop)
+    node.on_lost.append(move)
+    node.on_look.append(look)
+    return sessions
 
 
 async def find_opening(admitted: Admitted, tenant_id: int) -> Opening:

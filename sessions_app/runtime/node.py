@@ -1,21 +1,25 @@
 """This process as a node: its row, its heartbeat, its batcher, and the rounds that every node runs (sweep, probes).
 
 The heartbeat is a task on the event loop, on purpose: a loop that stands still carries no audio, and must not keep slots.
-A node that was taken for lost (it stood still, or could not reach the database) becomes a new node, and says so to ``on_lost``.
+A node that was taken for lost (it stood still, or could not reach the database) becomes a new node, and tells ``on_lost`` the old id.
+What its sessions have to know from the database (an end that somebody asked for, another node that has taken over) they look up in
+``on_look``, once a second, so that no message to this process can be missed. ``on_stop`` is told whether another node is up.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+from uuid import UUID, uuid4
 
 import psycopg
 from django.conf import settings
 from django.db import Error as DatabaseError
 
+from sessions_app.domain.states import Reason
 from sessions_app.models import Node
 from sessions_app.runtime import prober
 from sessions_app.runtime.batcher import Batcher
@@ -24,6 +28,14 @@ from sessions_app.services import health, nodes, sweep
 
 logger = logging.getLogger(__name__)
 
+LOOK_S: Final = 1.0  # how often the node asks what became of its sessions
+LOOK_PAUSE_S: Final = 0.05  # between two looks at least
+BATCHER_STOP_S: Final = 1.0
+DATABASE_PATIENCE_S: Final = 1.0  # on the way out
+MAX_IDS: Final = 20  # former ids that are remembered
+
+R = TypeVar("R")
+
 _AWAY: Final = (DatabaseError, psycopg.Error)
 
 
@@ -31,12 +43,15 @@ class NodeRuntime:
     """One per process, see ``node_runtime``. Made without a loop; started and stopped on the loop that serves."""
 
     def __init__(self) -> None:
-        self.id = uuid.uuid4()
+        self.id = uuid4()
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.batcher = Batcher()
         self.draining = False
-        self.on_lost: list[Callable[[], Awaitable[None]]] = []
-        self.on_stop: list[Callable[[], Awaitable[None]]] = []
+        self.ids = [self.id]  # every id that this process has had, the present one last
+        self.on_lost: list[Callable[[UUID], Awaitable[None]]] = []
+        self.on_stop: list[Callable[[bool], Awaitable[None]]] = []
+        self.on_look: list[Callable[[], Awaitable[None]]] = []
+        self._look_now = asyncio.Event()
         self._registered = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -50,24 +65,54 @@ class NodeRuntime:
             (self._sweep, settings.VOICE_SWEEP_S),
             (self._probe, settings.VOICE_HEARTBEAT_S),
         )
-        self._tasks = [asyncio.create_task(self._every(period, work)) for work, period in rounds]
+        self._tasks = [asyncio.create_task(self._keep_looking())]
+        self._tasks += [asyncio.create_task(self._every(period, work)) for work, period in rounds]
 
     async def stop(self) -> None:
-        """Stop taking sessions, end what runs (``on_stop``), write what is waiting, and take the node's row out."""
-        if not self._tasks:
+        """Stop taking sessions, hand over or end what runs (``on_stop``), write what is waiting, and take the node's row out.
+
+        Two nodes that stop at once cannot both count on the other: each says that it drains before it looks for others, and looks again
+        when it has handed over what it had; who then finds nobody ends what is left.
+        """
+        if not self._tasks or self.draining:
             return
         self.draining = True
-        await asyncio.gather(*(each() for each in self.on_stop))
+        others = await self._leave()
+        await asyncio.gather(*(each(others) for each in self.on_stop))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
-        await asyncio.to_thread(self.batcher.stop)
+        await self._end_left_over()
+        await asyncio.to_thread(self.batcher.stop, timeout_s=BATCHER_STOP_S)
         if self._registered:
-            try:
-                await in_thread(nodes.set_state, node_id=self.id, state=Node.State.STOPPED)
-            except _AWAY as error:
-                logger.warning("the node's row could not be taken out: %s", type(error).__name__)
+            await self._try_to(nodes.set_state, node_id=self.id, state=Node.State.STOPPED)
+        self._tasks = []
+
+    async def _leave(self) -> bool:
+        """Say that this node drains; return whether another one can take over."""
+        if not self._registered:
+            return False
+        await self._try_to(nodes.set_state, node_id=self.id, state=Node.State.DRAINING)
+        return bool(await self._try_to(nodes.others_up, node_id=self.id))
+
+    async def _end_left_over(self) -> None:
+        if self._registered and await self._try_to(nodes.others_up, node_id=self.id) is False:
+            ended = await self._try_to(sweep.end_left_over, Reason.DRAINED)
+            if ended:
+                logger.info("the last node ended what was left", extra={"ended": ended})
+
+    async def _try_to(self, work: Callable[..., R], *args: Any, **kwargs: Any) -> R | None:
+        """Do this on the way out, unless the database is away or slow."""
+        try:
+            async with asyncio.timeout(DATABASE_PATIENCE_S):
+                return await in_thread(work, *args, **kwargs)
+        except (*_AWAY, TimeoutError) as error:
+            logger.warning("on the way out the database did not answer: %s", type(error).__name__)
+            return None
+
+    def look_now(self) -> None:
+        """Look at once what became of the sessions, instead of within a second."""
+        self._look_now.set()
 
     def ready(self) -> bool:
         """Whether a session could be admitted here now; asks the database.
@@ -102,11 +147,22 @@ class NodeRuntime:
         if await in_thread(nodes.beat, node_id=self.id):
             return
         logger.warning("this node was taken for lost and becomes a new one", extra={"node": str(self.id)})
-        fresh = uuid.uuid4()
+        was, fresh = self.id, uuid4()
         await in_thread(nodes.register, node_id=fresh, name=self.name, pid=os.getpid())
         self.id = fresh
+        self.ids = [*self.ids[-MAX_IDS:], fresh]
         for tell in self.on_lost:
-            await tell()
+            await tell(was)
+
+    async def _keep_looking(self) -> None:
+        async def look() -> None:
+            self._look_now.clear()
+            await asyncio.gather(*(each() for each in self.on_look))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._look_now.wait()
+
+        await self._every(LOOK_PAUSE_S, look)
 
     async def _sweep(self) -> None:
         swept = await in_thread(sweep.sweep, holder=str(self.id))

@@ -6,15 +6,20 @@ Refuses: knowing what other processes run.
 
 import asyncio
 import functools
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
 from sessions_app.domain.admission import Attempt
+from sessions_app.domain.operations import Resume, Resumed
 from sessions_app.domain.states import Reason
 from sessions_app.runtime.attachment import Attachment, Rejected
+from sessions_app.runtime.presence import Back, Home
 from sessions_app.runtime.provider_side import Opens
-from sessions_app.runtime.session_runner import Home, SessionRunner
+from sessions_app.runtime.session_runner import SessionRunner
+from sessions_app.selectors.carried import Fate
+from sessions_app.services.exceptions import VoiceError
+from sessions_app.services.tokens import Claims
 
 MAX_SESSIONS: Final = 10_000  # many times what one process can carry; a bound on memory, not on capacity
 
@@ -45,27 +50,80 @@ class Sessions:
         if runner is not None and not runner.over:
             runner.attach(attachment)
             return runner
-        refused = self._refusal(runner)
+        refused = self._refusal(None if runner is not None and runner.gave_way else runner)
         if refused is not None:
             attachment.tell(Rejected(refused))
             return None
-        runner = SessionRunner(home=self.home, find=self._find, attempt=attempt, metadata=metadata)
+        runner = self._start(attempt, metadata)
         runner.attach(attachment)
+        return runner
+
+    def _start(self, attempt: Attempt, metadata: Mapping[str, object], *, resumed: Resumed | None = None) -> SessionRunner:
+        runner = SessionRunner(home=self.home, find=self._find, attempt=attempt, metadata=metadata, resumed=resumed)
         self._runners[attempt.session_id] = runner
         task = asyncio.get_running_loop().create_task(runner.run(), name=f"session {attempt.session_id}")
         self._tasks.add(task)
-        task.add_done_callback(functools.partial(self._forget, attempt.session_id))
+        task.add_done_callback(functools.partial(self._forget, attempt.session_id, runner))
         return runner
 
-    def move_to(self, node_id: UUID) -> None:
+    async def resume(self, claims: Claims, attachment: Attachment) -> SessionRunner | None:
+        """Attach a client that comes back with its resume token; its session is taken over where another process had it.
+
+        Returns:
+            The runner; None where the client was refused, which it is told by ``attachment``, or has gone meanwhile.
+        """
+        if self.home.draining:
+            attachment.tell(Rejected(Reason.NODE_DRAINING))
+            return None
+        asked = Resume(claims.session_id, self.home.id, claims.tenant_id, claims.user, claims.connection)
+        try:
+            answer = await self.home.batcher.submit(asked)
+        except VoiceError as error:
+            return self._resume_here(claims, attachment, error.reason)
+        if answer.refused is not None:
+            attachment.tell(Rejected(answer.refused))
+            return None
+        runner = self._runners.get(claims.session_id)
+        if runner is None or runner.over:
+            attempt = Attempt(claims.session_id, claims.tenant_id, claims.user, answer.pipeline, answer.transport)
+            runner = self._start(attempt, answer.metadata, resumed=answer)
+        runner.attach(attachment, back=Back(answer.generation, answer.floor, answer.gap_ms))
+        if attachment.gone:
+            runner.detach(attachment, stopped=False)
+        return runner
+
+    def _resume_here(self, claims: Claims, attachment: Attachment, otherwise: Reason) -> SessionRunner | None:
+        """The ledger cannot be asked; where the session is this process's own, it knows by itself which token is good."""
+        runner = self._runners.get(claims.session_id)
+        known = runner is not None and not runner.over and runner.would_take(claims.tenant_id, claims.user, claims.connection)
+        if runner is None or not known or attachment.gone:
+            attachment.tell(Rejected(otherwise))
+            return None
+        runner.attach(attachment, back=Back.unknown())
+        return runner
+
+    async def look(self, ask: Callable[[list[UUID]], Awaitable[Sequence[Fate]]]) -> None:
+        """Ask what became of the sessions that this process carries, and act on it."""
+        asked = {session_id: runner.connection for session_id, runner in self._runners.items() if runner.carried}
+        for fate in await ask(list(asked)) if asked else ():
+            runner = self._runners.get(fate.session_id)
+            # A client that came back here while the question was on its way has changed the answer.
+            if runner is None or runner.over or runner.connection != asked[fate.session_id]:
+                continue
+            if fate.reason is not None:
+                runner.finish(fate.reason, fate.detail, actor=fate.actor)
+            else:
+                runner.give_way()
+
+    def move_to(self, node_id: UUID, *, was: UUID) -> None:
         """Carry on under another id: the node was taken for lost, and is a new one."""
         for runner in list(self._runners.values()):
-            runner.move_to(node_id)
+            runner.move_to(node_id, was=was)
 
-    async def stop_all(self, reason: Reason, *, timeout_s: float) -> int:
-        """End every session for this reason, wait until each has ended, and return how many had not in that time."""
+    async def stop_all(self, *, hand_over: bool, timeout_s: float) -> int:
+        """End every session, or leave it to another node, wait for that, and return how many were not done in that time."""
         for runner in list(self._runners.values()):
-            runner.finish(reason)
+            runner.leave(hand_over=hand_over)
         tasks = set(self._tasks)
         if not tasks:
             return 0
@@ -84,6 +142,8 @@ class Sessions:
             return Reason.NODE_DRAINING
         return Reason.OVERLOADED if len(self._runners) >= MAX_SESSIONS else None
 
-    def _forget(self, session_id: UUID, task: asyncio.Task[None]) -> None:
+    def _forget(self, session_id: UUID, runner: SessionRunner, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._runners.pop(session_id, None)
+        # One that gave way may still be winding up when its client is back with a new one.
+        if self._runners.get(session_id) is runner:
+            del self._runners[session_id]

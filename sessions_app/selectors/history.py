@@ -17,6 +17,7 @@ import psycopg
 from django.db import OperationalError, connection, transaction
 from django.db.models import QuerySet
 
+from sessions_app.domain.states import LIVE_STATES
 from sessions_app.models import Backend, Session
 from tenants.models import Tenant
 
@@ -92,6 +93,11 @@ def page(filters: Filters, *, before: UUID | None = None, after: UUID | None = N
 def session(session_id: UUID) -> Session | None:
     """Return one session with its tenant and backend, or None."""
     return Session.objects.select_related("tenant", "backend").filter(pk=session_id).first()
+
+
+def is_over(session_id: UUID) -> bool:
+    """Whether a session has ended; also where its record is gone."""
+    return not Session.objects.filter(pk=session_id, state__in=LIVE_STATES).exists()
 
 
 def _filtered(filters: Filters) -> QuerySet[Session] | None:

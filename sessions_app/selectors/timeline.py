@@ -1,11 +1,14 @@
 """Reads of one session's life: its events in the order in which they happened, with names instead of ids."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Final
 from uuid import UUID
 
-from sessions_app.models import Backend, Node, Session, SessionEvent
+from sessions_app.domain.states import LIVE_STATES, State
+from sessions_app.models import Backend, EndRequest, Node, Session, SessionEvent
 
 MOST_EVENTS: Final = 500  # a client that drops and comes back for hours makes many
 
@@ -21,6 +24,9 @@ class Entry:
         node: Name of the process that did it, its id where it has no row any more, or empty.
         backend: Name of the backend that the session was on then, or empty.
         actor: The person who asked for it, or empty.
+        gap_ms: Milliseconds that the client was away, where it came back with this.
+        taken_from: Name of the node that had the session until then, where it was another one.
+        moved_from: Name of the backend that the session left with this, or empty.
     """
 
     seq: int
@@ -33,6 +39,9 @@ class Entry:
     backend: str
     actor: str
     detail: dict[str, object]
+    gap_ms: int | None = None
+    taken_from: str = ""
+    moved_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +56,21 @@ def of_session(session: Session) -> Timeline:
     """Return what happened to a session."""
     events = list(SessionEvent.objects.filter(session_id=session.pk).order_by("id")[: MOST_EVENTS + 1])
     cut, events = len(events) > MOST_EVENTS, events[:MOST_EVENTS]
-    nodes = node_names({event.node_id for event in events if event.node_id})
-    backends = dict(Backend.objects.filter(pk__in={event.backend_id for event in events}).values_list("pk", "name"))
-    return Timeline([_entry(event, session, nodes, backends) for event in events], cut)
+    names = Names.of(events)
+    return Timeline([entry(before, event, session, names) for before, event in pairwise([None, *events]) if event is not None], cut)
+
+
+def ended_by(session: Session) -> str:
+    """Return who asked for the end that a session came to; empty where it lives, or nobody asked."""
+    if session.state in LIVE_STATES:
+        return ""
+    last = SessionEvent.objects.filter(session_id=session.pk).order_by("-id").values_list("actor", flat=True).first()
+    return last or ""
+
+
+def end_request(session: Session) -> EndRequest | None:
+    """Return who asked for the end of a session that still lives, when and why; None where nobody did, or it is over."""
+    return EndRequest.objects.filter(pk=session.pk).first() if session.state in LIVE_STATES else None
 
 
 def node_names(ids: set[UUID]) -> dict[UUID, str]:
@@ -57,7 +78,34 @@ def node_names(ids: set[UUID]) -> dict[UUID, str]:
     return dict(Node.objects.filter(pk__in=ids).values_list("pk", "name"))
 
 
-def _entry(event: SessionEvent, session: Session, nodes: dict[UUID, str], backends: dict[int, str]) -> Entry:
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Names of the nodes and backends that events refer to by their ids."""
+
+    nodes: Mapping[UUID, str]
+    backends: Mapping[int, str]
+
+    @classmethod
+    def of(cls, events: list[SessionEvent]) -> "Names":
+        """Look up what these events refer to."""
+        backends = {each for event in events for each in (event.backend_id, _number(event.detail, "moved_from")) if each}
+        return cls(
+            node_names({event.node_id for event in events if event.node_id}),
+            dict(Backend.objects.filter(pk__in=backends).values_list("pk", "name")),
+        )
+
+    def node(self, node_id: UUID | None) -> str:
+        """Return a node's name, its id where it has no row any more, or nothing for none."""
+        return self.nodes.get(node_id, str(node_id)) if node_id else ""
+
+    def backend(self, backend_id: int | None) -> str:
+        """Return a backend's name, or nothing."""
+        return self.backends.get(backend_id, "") if backend_id else ""
+
+
+def entry(before: SessionEvent | None, event: SessionEvent, session: Session, names: Names) -> Entry:
+    """Return how an event reads after the one ``before`` it."""
+    other_node = before is not None and before.node_id is not None and event.node_id is not None and before.node_id != event.node_id
     return Entry(
         seq=event.seq,
         at=event.at,
@@ -65,8 +113,24 @@ def _entry(event: SessionEvent, session: Session, nodes: dict[UUID, str], backen
         old=event.old,
         new=event.new,
         reason=event.reason,
-        node=nodes.get(event.node_id, str(event.node_id)) if event.node_id else "",
-        backend=backends.get(event.backend_id, "") if event.backend_id else "",
+        node=names.node(event.node_id),
+        backend=names.backend(event.backend_id),
         actor=event.actor,
         detail=event.detail,
+        gap_ms=_gap_ms(before, event),
+        taken_from=names.node(before.node_id) if before is not None and other_node else "",
+        moved_from=names.backend(_number(event.detail, "moved_from")),
     )
+
+
+def _gap_ms(before: SessionEvent | None, event: SessionEvent) -> int | None:
+    """How long the client was away: as the ledger wrote it, which counts from its last sign; else from the event of its loss."""
+    if before is None or (event.old, event.new) != (State.RECONNECTING, State.ACTIVE):
+        return None
+    written = _number(event.detail, "gap_ms")
+    return round((event.at - before.at).total_seconds() * 1000) if written is None else written
+
+
+def _number(detail: Mapping[str, object], name: str) -> int | None:
+    value = detail.get(name)
+    return value if isinstance(value, int) else None

@@ -18,7 +18,8 @@ from django.conf import settings
 
 from sessions_app.domain.operations import Operation, Result
 from sessions_app.services import ledger_sql as sql
-from sessions_app.services.ledger_batch import Batch, Loaded
+from sessions_app.services.ledger_batch import Batch
+from sessions_app.services.ledger_world import Loaded
 
 MAX_BATCH: Final = 512
 LOCK_TIMEOUT_MS: Final = 2_000
@@ -85,7 +86,7 @@ class Ledger:
             locked_backends = connection.execute(sql.LOCK_BACKENDS, who)
             connection.execute(sql.LOCK_PLATFORM if self._platform_capped else sql.LOCK_PLATFORM_SHARED)
             sequence = connection.execute(sql.SEQUENCE)
-            sessions = connection.execute(sql.SESSIONS, (batch.session_ids,))
+            sessions = connection.execute(sql.SESSIONS, {**who, "resumed": batch.resumed_ids})
             slots = connection.execute(sql.SLOTS, (batch.session_ids,))
             tenants = connection.execute(sql.TENANTS, who)
             backends = connection.execute(sql.BACKENDS, (settings.VOICE_PROBE_STALE_S,))

@@ -5,139 +5,37 @@ in it. Pure: no connection is in sight, which keeps the network out of the time 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from sessions_app.domain import admission, states
-from sessions_app.domain.admission import Attempt, BackendView, TenantView, Verdict, World
+from sessions_app.domain.admission import Attempt, Verdict
 from sessions_app.domain.operations import (
     Activate,
     Admit,
     Admitted,
+    Adopt,
     BackendRef,
+    Confirm,
     End,
     Move,
     Operation,
-    Policy,
     Result,
     Resume,
+    Resumed,
+    Step,
     Suspend,
 )
 from sessions_app.domain.states import Reason, State
+from sessions_app.services.ledger_world import Held, Known, Loaded
 
 Row = dict[str, Any]
+MAX_STALE_RECORDED: Final = 5  # old resume tokens that a session's history tells of; more are only refused
+MAX_CONNECTIONS: Final = 1000  # of one session, so that a client that comes and goes in a loop fills no table
 _NO_TENANT: Final = Verdict(Reason.AUTHENTICATION_FAILED, ())
-
-
-@dataclass(slots=True)
-class Held:
-    """A slot as it was loaded, and as the batch has changed it since."""
-
-    session_id: UUID
-    tenant_id: int
-    backend_id: int
-    user: str
-    state: State
-    node_id: UUID | None
-    lease_until: datetime | None
-    expired: bool
-    loaded: State
-    reason: str = ""
-    detail: str = ""
-    pipeline: str = ""  # where a move changed it
-    activated: bool = False
-    over: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A session that has a record."""
-
-    state: State
-    node_id: UUID | None
-    pipeline: str
-    tenant_id: int
-    user: str
-    backend: BackendRef | None
-
-
-@dataclass(slots=True)
-class Loaded:
-    """The world under the locks."""
-
-    seq: int
-    now: datetime
-    world: World
-    platform_limit: int | None
-    known: dict[UUID, Known]
-    held: dict[UUID, Held]
-    policies: dict[int, Policy]
-    refs: dict[int, BackendRef]
-    counters: set[tuple[str, int]]
-    unlocked: bool  # a slot came between the locks and the look: its tenant is not locked
-
-    @classmethod
-    def from_rows(
-        cls,
-        *,
-        seq: int,
-        now: datetime,
-        locked_tenants: set[int],
-        locked_backends: set[int],
-        sessions: Iterable[Sequence[Any]],
-        slots: Sequence[Sequence[Any]],
-        tenants: Sequence[Sequence[Any]],
-        backends: Sequence[Sequence[Any]],
-        platform_limit: int | None,
-        platform_used: int,
-        users: Iterable[Sequence[Any]],
-    ) -> "Loaded":
-        """Read the rows of ``ledger_sql``. A backend that was enabled after the locks were taken waits for the next batch."""
-        views = {
-            row[0]: BackendView(
-                id=row[0],
-                name=row[1],
-                cap=row[3],
-                weight=row[4],
-                used=row[9],
-                healthy=row[11],
-                draining=row[6],
-                pipelines=_names(row[7], dict),
-                transports=_names(row[8], list),
-            )
-            for row in backends
-            if row[0] in locked_backends and row[5]
-        }
-        tenant_views = {
-            row[0]: TenantView(
-                id=row[0],
-                suspended=row[1] != "active",
-                limit=row[2],
-                user_limit=row[3],
-                used=row[7],
-                backends=frozenset(row[9] or views),
-            )
-            for row in tenants
-        }
-        return cls(
-            seq=seq,
-            now=now,
-            world=World(platform_limit, platform_used, views, tenant_views, {(row[0], row[1]): row[2] for row in users}),
-            platform_limit=platform_limit,
-            known={
-                row[0]: Known(State(row[1]), row[2], row[3], row[4], row[5], BackendRef(*row[6:9]) if row[6] else None) for row in sessions
-            },
-            held={
-                row[0]: Held(row[0], row[1], row[2], row[3], State(row[4]), row[5], row[6], bool(row[7]), State(row[4])) for row in slots
-            },
-            policies={row[0]: Policy(*row[4:7]) for row in tenants},
-            refs={row[0]: BackendRef(*row[:3]) for row in backends},
-            counters={("tenant", row[0]) for row in tenants if row[8]} | {("backend", row[0]) for row in backends if row[10]},
-            unlocked=any(row[1] not in locked_tenants for row in slots),
-        )
 
 
 @dataclass(slots=True)
@@ -162,6 +60,7 @@ class Batch:
         asking = [each for each in operations if isinstance(each, Admit | Move)]
         self.tenant_ids = sorted({each.attempt.tenant_id for each in asking})
         self.session_ids = [each.attempt.session_id if isinstance(each, Admit | Move) else each.session_id for each in operations]
+        self.resumed_ids = [each.session_id for each in operations if isinstance(each, Resume)]
         pairs = {(each.attempt.tenant_id, each.attempt.user) for each in asking}
         self.asked_users = ([tenant for tenant, _ in pairs], [user for _, user in pairs])
         self.writes = Writes()
@@ -172,46 +71,103 @@ class Batch:
         self._loaded = loaded
         self._change: Counter[tuple[str, int]] = Counter()
         self._changed: dict[UUID, Held] = {}
+        self._touched: dict[UUID, Held] = {}  # whose slot alone is to be written
         results: dict[int, Result] = {}
         # What waits for an answer of this same batch (an end right behind its admission) keeps its place behind it.
         asking = {each.attempt.session_id for each in self.operations if isinstance(each, Admit | Move)}
         for index, operation in enumerate(self.operations):
             if not isinstance(operation, Admit | Move) and operation.session_id not in asking:
-                results[index] = self._step(operation)
+                results[index] = self._live_on(operation)
         for index, operation in enumerate(self.operations):
             if isinstance(operation, Move):
                 results[index] = self._move(operation)
             elif isinstance(operation, Admit):
                 results[index] = self._admit(operation)
             elif index not in results:
-                results[index] = self._step(operation)
+                results[index] = self._live_on(operation)
         self._collect()
         return [results[index] for index in range(len(self.operations))]
 
     # --- life ----------------------------------------------------------------------------------------------------------
-    def _step(self, operation: Activate | Suspend | Resume | End) -> bool:
+    def _live_on(self, operation: Resume | Step) -> Result:
+        return self._resume(operation) if isinstance(operation, Resume) else self._step(operation)
+
+    def _step(self, operation: Step) -> bool:
         held = self._loaded.held.get(operation.session_id)
         if held is None or held.over:
             return False
         match operation:
             case Activate():
                 return held.state is State.STARTING and held.node_id == operation.node_id and self._turn_active(held, operation.node_id)
-            case Resume():
-                return self._resume(held, operation)
+            case Confirm():
+                return self._confirm(held, operation)
+            case Adopt():
+                return self._adopt(held, operation)
             case Suspend():
                 return self._suspend(held, operation)
             case End():
                 return self._end(held, operation)
 
-    def _resume(self, held: Held, operation: Resume) -> bool:
-        """Take over from whoever had it: the client may be here before its old node has noticed that it left there."""
-        if held.state is State.ACTIVE:
-            return held.node_id == operation.node_id or self._turn_active(held, operation.node_id)
-        return held.state is State.RECONNECTING and self._turn_active(held, operation.node_id)
+    def _resume(self, operation: Resume) -> Resumed:
+        """Take the session over from whoever had it: the client may be here before its old node has noticed that it left there."""
+        held, known = self._loaded.held.get(operation.session_id), self._loaded.known.get(operation.session_id)
+        if held is None or known is None or held.over or (held.tenant_id, held.user) != (operation.tenant_id, operation.user):
+            return Resumed(operation.session_id, Reason.AUTHENTICATION_FAILED)
+        shown = held.generation if operation.shown is None else operation.shown
+        if not held.floor <= shown <= held.generation or held.generation >= MAX_CONNECTIONS:
+            self._record_stale(held, shown)
+            return Resumed(operation.session_id, Reason.AUTHENTICATION_FAILED)
+        if held.state is State.STARTING and held.node_id != operation.node_id:
+            return Resumed(operation.session_id, Reason.UNAVAILABLE)  # the node that opens it has not done so yet
+        now = self._loaded.now
+        gap_ms = round((now - held.dropped_at).total_seconds() * 1000) if held.dropped_at is not None else 0
+        # The one before stays good until the new connection has sent a frame: the reply that carries the new one may be lost.
+        held.floor, held.generation = shown, held.generation + 1
+        if held.state is State.STARTING:
+            self._touched[held.session_id] = held
+        else:
+            self._turn_active(held, operation.node_id, detail={"connection": held.generation, "gap_ms": gap_ms})
+        return Resumed(
+            session_id=held.session_id,
+            generation=held.generation,
+            floor=held.floor,
+            state=held.state,
+            backend=self._loaded.refs.get(held.backend_id),
+            pipeline=held.pipeline or known.pipeline,
+            transport=known.transport,
+            metadata=known.metadata or {},
+            policy=self._loaded.policies[held.tenant_id],
+            gap_ms=gap_ms,
+            active_s=(now - known.active_at).total_seconds() if known.active_at is not None else 0.0,
+        )
 
-    def _turn_active(self, held: Held, node_id: UUID) -> bool:
-        held.node_id, held.lease_until, held.activated = node_id, None, True
-        self._record(held, State.ACTIVE, "")
+    def _record_stale(self, held: Held, shown: int) -> None:
+        """A resume token that is good no more was shown: a client that lost its memory, or a thief."""
+        held.stale_uses += 1
+        self._touched[held.session_id] = held
+        if held.stale_uses <= MAX_STALE_RECORDED:
+            self._append(held, held.state, Reason.AUTHENTICATION_FAILED, detail={"resume_token": shown, "newest": held.generation})
+
+    def _confirm(self, held: Held, operation: Confirm) -> bool:
+        if held.node_id != operation.node_id or held.generation != operation.generation:
+            return False
+        held.floor = operation.generation
+        self._touched[held.session_id] = held
+        return True
+
+    def _adopt(self, held: Held, operation: Adopt) -> bool:
+        if held.node_id not in {operation.was, operation.node_id} or held.state is State.STARTING:
+            return False
+        held.generation = max(held.generation, operation.generation)
+        held.floor = max(held.floor, operation.generation - 1)
+        if held.state is State.ACTIVE and held.node_id == operation.node_id:
+            self._touched[held.session_id] = held
+            return True
+        return self._turn_active(held, operation.node_id)
+
+    def _turn_active(self, held: Held, node_id: UUID, *, detail: Row | None = None) -> bool:
+        held.node_id, held.lease_until, held.dropped_at, held.activated = node_id, None, None, True
+        self._record(held, State.ACTIVE, "", detail=detail)
         return True
 
     def _suspend(self, held: Held, operation: Suspend) -> bool:
@@ -219,6 +175,7 @@ class Batch:
             return False
         since = operation.since or self._loaded.now
         grace = self._loaded.policies[held.tenant_id].grace_s
+        held.dropped_at = since
         held.lease_until = since + timedelta(seconds=grace if operation.longest_s is None else min(grace, operation.longest_s))
         self._record(held, State.RECONNECTING, operation.reason)
         return True
@@ -254,6 +211,7 @@ class Batch:
             "backend": verdict.backend_id, "pipeline": verdict.pipeline or attempt.pipeline, "transport": attempt.transport,
             "metadata": dict(operation.metadata), "node": operation.node_id, "limits": _vector(verdict),
             "ended": None if verdict.admitted else loaded.now, "started": loaded.now if verdict.admitted else None,
+            "trace": operation.trace_id,
         })  # fmt: skip
         self._event(attempt, verdict, state, reason, operation.node_id)
         if backend is not None:
@@ -283,7 +241,7 @@ class Batch:
     def _move(self, operation: Move) -> Admitted:
         attempt, loaded = operation.attempt, self._loaded
         held, known = loaded.held.get(attempt.session_id), loaded.known.get(attempt.session_id)
-        if held is None or known is None or held.over or held.state is not State.STARTING or held.node_id != operation.node_id:
+        if held is None or known is None or held.over or held.node_id != operation.node_id:
             return Admitted(attempt.session_id, _NO_TENANT, state=known.state if known else None, spent=True)
         verdict = admission.choose_other_backend(loaded.world, attempt)
         if verdict.backend_id is None:
@@ -294,8 +252,8 @@ class Batch:
         if old in loaded.world.backends:
             loaded.world.backends[old].used -= 1
         held.backend_id, held.pipeline = verdict.backend_id, verdict.pipeline
-        self._record(held, State.STARTING, "", detail={"moved_from": old})
-        return self._answer(attempt, verdict, State.STARTING, operation.node_id, loaded.refs[verdict.backend_id], verdict.pipeline)
+        self._record(held, held.state, "", detail={"moved_from": old})
+        return self._answer(attempt, verdict, held.state, operation.node_id, loaded.refs[verdict.backend_id], verdict.pipeline)
 
     def _answer(  # noqa: PLR0917
         self, attempt: Attempt, verdict: Verdict, state: State, node: UUID | None, backend: BackendRef | None, pipeline: str
@@ -305,12 +263,15 @@ class Batch:
 
     # --- what is to be written -----------------------------------------------------------------------------------------
     def _record(self, held: Held, new: State, reason: str, *, actor: str = "", detail: Row | None = None) -> None:
+        self._append(held, new, reason, actor=actor, detail=detail)
+        held.state, held.reason = new, reason
+        self._changed[held.session_id] = held
+
+    def _append(self, held: Held, new: State, reason: str, *, actor: str = "", detail: Row | None = None) -> None:
         self.writes.events.append({
             "id": held.session_id, "old": held.state, "new": new, "reason": reason, "node": held.node_id, "actor": actor[:150],
             "detail": detail or {}, "tenant": held.tenant_id, "backend": held.backend_id,
         })  # fmt: skip
-        held.state, held.reason = new, reason
-        self._changed[held.session_id] = held
 
     def _event(self, attempt: Attempt, verdict: Verdict, new: str, reason: str, node: UUID) -> None:
         self.writes.events.append({
@@ -340,20 +301,17 @@ class Batch:
             })  # fmt: skip
             if held.over:
                 writes.freed.append({"id": held.session_id})
-            else:
+        for held in (self._changed | self._touched).values():
+            if not held.over:
                 writes.slot_changes.append({
                     "id": held.session_id, "old": held.loaded, "new": held.state, "node": held.node_id, "backend": held.backend_id,
-                    "lease": held.lease_until,
+                    "lease": held.lease_until, "dropped": held.dropped_at, "generation": held.generation, "floor": held.floor,
+                    "stale": held.stale_uses,
                 })  # fmt: skip
         # In one order everywhere: two transactions that take the same rows in different orders deadlock.
         moved = sorted((key, change) for key, change in self._change.items() if change)
         writes.counters = [{"scope": scope, "ref": ref, "change": change} for (scope, ref), change in moved]
         writes.new_counters = [{"scope": scope, "ref": ref} for (scope, ref), _ in moved if (scope, ref) not in self._loaded.counters]
-
-
-def _names(value: object, kind: type[dict[Any, Any] | list[Any]]) -> frozenset[str]:
-    """Return the names in a JSON field; none where raw SQL put nonsense there, so that this backend alone pays for it."""
-    return frozenset(each for each in value if isinstance(each, str)) if isinstance(value, kind) else frozenset()
 
 
 def _vector(verdict: Verdict) -> list[Row]:

@@ -33,10 +33,12 @@ LOCK_PLATFORM: Final = f"SELECT pg_advisory_xact_lock({PLATFORM_KEY})"
 LOCK_PLATFORM_SHARED: Final = f"SELECT pg_advisory_xact_lock_shared({PLATFORM_KEY})"
 SEQUENCE: Final = "SELECT nextval('voice_ledger_seq'), clock_timestamp()"
 SESSIONS: Final = """
-SELECT s.id, s.state, s.node_id, s.pipeline, s.tenant_id, s.user, b.id, b.name, b.provider
-FROM sessions_app_session s LEFT JOIN sessions_app_backend b ON b.id = s.backend_id WHERE s.id = ANY(%s)"""
+SELECT s.id, s.state, s.node_id, s.pipeline, s.tenant_id, s.user, b.id, b.name, b.provider, s.transport, s.active_at,
+       CASE WHEN s.id = ANY(%(resumed)s) THEN s.metadata END
+FROM sessions_app_session s LEFT JOIN sessions_app_backend b ON b.id = s.backend_id WHERE s.id = ANY(%(sessions)s)"""
 SLOTS: Final = """
-SELECT session_id, tenant_id, backend_id, "user", state, node_id, lease_until, lease_until < clock_timestamp()
+SELECT session_id, tenant_id, backend_id, "user", state, node_id, lease_until, lease_until < clock_timestamp(),
+       generation, resume_floor, stale_uses, dropped_at
 FROM sessions_app_slot WHERE session_id = ANY(%s)"""
 TENANTS: Final = """
 SELECT t.id, t.status, q.max_concurrent_sessions, q.max_sessions_per_user, q.max_duration_s, q.idle_timeout_s, q.grace_s,
@@ -59,10 +61,10 @@ JOIN (SELECT DISTINCT * FROM unnest(%s::bigint[], %s::text[])) AS asked(tenant_i
 # --- second round trip: set-based, one statement a table ------------------------------------------------------------------
 INSERT_SESSIONS: Final = """
 INSERT INTO sessions_app_session (id, tenant_id, "user", state, reason, backend_id, pipeline, transport, metadata, node_id, limits,
-                                  ended_at, started_at, attempted_at, detail)
+                                  ended_at, started_at, trace_id, attempted_at, detail)
 SELECT *, %(now)s, '' FROM unnest(%(id)s::uuid[], %(tenant)s::bigint[], %(user)s::text[], %(state)s::text[], %(reason)s::text[],
     %(backend)s::bigint[], %(pipeline)s::text[], %(transport)s::text[], %(metadata)s::jsonb[], %(node)s::uuid[], %(limits)s::jsonb[],
-    %(ended)s::timestamptz[], %(started)s::timestamptz[])"""
+    %(ended)s::timestamptz[], %(started)s::timestamptz[], %(trace)s::text[])"""
 INSERT_SLOTS: Final = """
 INSERT INTO sessions_app_slot (session_id, tenant_id, backend_id, "user", state, node_id, since)
 SELECT *, %(now)s FROM unnest(%(id)s::uuid[], %(tenant)s::bigint[], %(backend)s::bigint[], %(user)s::text[], %(state)s::text[],
@@ -79,9 +81,11 @@ FROM unnest(%(id)s::uuid[], %(old)s::text[], %(new)s::text[], %(reason)s::text[]
 WHERE s.id = v.id AND s.state = v.old RETURNING 1)
 SELECT voice_expect(count(*), %(expected)s) FROM done"""
 UPDATE_SLOTS: Final = """
-WITH done AS (UPDATE sessions_app_slot s SET state = v.new, node_id = v.node, backend_id = v.backend, lease_until = v.lease
-FROM unnest(%(id)s::uuid[], %(old)s::text[], %(new)s::text[], %(node)s::uuid[], %(backend)s::bigint[], %(lease)s::timestamptz[])
-    AS v(id, old, new, node, backend, lease)
+WITH done AS (UPDATE sessions_app_slot s SET state = v.new, node_id = v.node, backend_id = v.backend, lease_until = v.lease,
+    dropped_at = v.dropped, generation = v.generation, resume_floor = v.floor, stale_uses = v.stale
+FROM unnest(%(id)s::uuid[], %(old)s::text[], %(new)s::text[], %(node)s::uuid[], %(backend)s::bigint[], %(lease)s::timestamptz[],
+    %(dropped)s::timestamptz[], %(generation)s::int[], %(floor)s::int[], %(stale)s::int[])
+    AS v(id, old, new, node, backend, lease, dropped, generation, floor, stale)
 WHERE s.session_id = v.id AND s.state = v.old RETURNING 1)
 SELECT voice_expect(count(*), %(expected)s) FROM done"""
 DELETE_SLOTS: Final = """

@@ -2,6 +2,7 @@
 
 import uuid
 
+from django.conf import settings
 from django.db import connection
 
 from sessions_app.models import Node
@@ -31,3 +32,14 @@ def beat(*, node_id: uuid.UUID) -> bool:
 def set_state(*, node_id: uuid.UUID, state: Node.State) -> None:
     """Say that a node drains or has stopped."""
     Node.objects.filter(pk=node_id).update(state=state)
+
+
+def others_up(*, node_id: uuid.UUID) -> bool:
+    """Whether any other node is up, to take over what this one has."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM sessions_app_node WHERE id <> %s AND state = %s"
+            " AND heartbeat_at > clock_timestamp() - make_interval(secs => %s))",
+            (node_id, Node.State.UP, settings.VOICE_LEASE_S),
+        )
+        return bool(cursor.fetchone()[0])

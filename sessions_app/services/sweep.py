@@ -10,7 +10,7 @@ they could not be written, not because nodes died: then a whole lease must pass 
 import logging
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -47,17 +47,36 @@ SELECT s.session_id, s.node_id, s.state, coalesce(n.heartbeat_at, s.since)
 FROM sessions_app_slot s LEFT JOIN sessions_app_node n ON n.id = s.node_id
 WHERE s.lease_until IS NULL AND (
     n.state IN ('lost', 'stopped') OR n.id IS NULL AND s.since < clock_timestamp() - make_interval(secs => %s)) LIMIT %s"""
+# A living node ends its own, provider first; whom it leaves is ended here.
 _PAST_GRACE: Final = """
-SELECT s.session_id, r.reason FROM sessions_app_slot s JOIN sessions_app_session r ON r.id = s.session_id
-WHERE s.lease_until < clock_timestamp() LIMIT %s"""
+SELECT s.session_id, r.reason, extract(epoch FROM clock_timestamp() - s.lease_until)::float
+FROM sessions_app_slot s JOIN sessions_app_session r ON r.id = s.session_id LEFT JOIN sessions_app_node n ON n.id = s.node_id
+WHERE s.lease_until < clock_timestamp() AND (
+    n.state IS NULL OR n.state NOT IN ('up', 'draining') OR s.lease_until < clock_timestamp() - make_interval(secs => %s)) LIMIT %s"""
+# A node that lives does what it was asked to within a second or two; what it left undone is done here.
+_ASKED: Final = """
+SELECT s.session_id, e.reason, e.detail, e.actor FROM sessions_app_endrequest e JOIN sessions_app_slot s ON s.session_id = e.session_id
+LEFT JOIN sessions_app_node n ON n.id = s.node_id
+WHERE n.state IS NULL OR n.state NOT IN ('up', 'draining') OR e.asked_at < clock_timestamp() - make_interval(secs => %s) LIMIT %s"""
+# The session's event tells who asked and why; the request has done its work.
+_ANSWERED: Final = """
+DELETE FROM sessions_app_endrequest WHERE session_id IN (
+    SELECT e.session_id FROM sessions_app_endrequest e JOIN sessions_app_session r ON r.id = e.session_id
+    WHERE r.ended_at IS NOT NULL LIMIT %s)"""
+_LEFT_OVER: Final = """
+SELECT s.session_id FROM sessions_app_slot s LEFT JOIN sessions_app_node n ON n.id = s.node_id
+WHERE s.lease_until IS NOT NULL OR n.state IS NULL OR n.state IN ('lost', 'stopped') ORDER BY 1 LIMIT %s"""
+# Why a client had to come back is why its session ends when it does not.
+_UNRESUMED: Final = {Reason.NODE_LOST: Reason.NODE_LOST, Reason.DRAINED: Reason.DRAINED}
 
 
 @dataclass(frozen=True)
 class Swept:
-    """What one round did: sessions put into their grace, and sessions ended."""
+    """What one round did: sessions put into their grace, sessions ended, and the seconds that their slots outlived their leases."""
 
     suspended: int = 0
     ended: int = 0
+    leaked_s: float = field(default=0.0, compare=False)
 
 
 def sweep(*, holder: str) -> Swept:
@@ -75,12 +94,29 @@ def sweep(*, holder: str) -> Swept:
             cursor.execute(_LOST, (lease_s,))
         orphans = _rows(cursor, _ORPHANS, (lease_s, BATCH))
         suspended = _apply(_for_orphan(*row) for row in orphans)
-        ended = _apply(
-            End(row[0], Reason.NODE_LOST if row[1] == Reason.NODE_LOST else Reason.CLIENT_LOST, expired_only=True)
-            for row in _rows(cursor, _PAST_GRACE, (BATCH,))
-        )
+        past = _rows(cursor, _PAST_GRACE, (settings.VOICE_CLOSE_TIMEOUT_S + 1, BATCH))
+        ended = _apply(End(row[0], _UNRESUMED.get(row[1], Reason.CLIENT_LOST), expired_only=True) for row in past)
+        asked = _rows(cursor, _ASKED, (lease_s, BATCH))
+        ended += _apply(End(row[0], Reason(row[1]), detail=row[2], actor=row[3]) for row in asked)
+        cursor.execute(_ANSWERED, (BATCH,))
         cursor.execute(_RELEASE, (holder,))
-    return Swept(suspended, ended)
+    return Swept(suspended, ended, sum(row[2] for row in past) if ended else 0.0)
+
+
+def end_left_over(reason: Reason) -> int:
+    """End, for this reason, every session that waits for its client or that no living node carries: the last node goes down.
+
+    Raises:
+        psycopg.Error, django.db.Error: the database is away; the next node's sweep does it.
+    """
+    ended = 0
+    while True:
+        with connection.cursor() as cursor:
+            left = _rows(cursor, _LEFT_OVER, (BATCH,))
+        done = _apply(End(row[0], reason) for row in left)
+        ended += done
+        if not done:
+            return ended
 
 
 def _for_orphan(session_id: uuid.UUID, node_id: uuid.UUID, state: str, heartbeat: datetime) -> Operation:

@@ -1,7 +1,7 @@
 """Who is at the WebSocket's door: protocol, origin and credential of a handshake, without a look at the database.
 
-Owns: where the connect token is found and which pages may open the socket. A token never comes in the query string, which would end up
-in logs.
+Owns: where the connect or resume token is found and which pages may open the socket. A token never comes in the query string, which
+would end up in logs.
 Refuses: cookies; a browser's login is no credential here, so that another site's page cannot use it.
 """
 
@@ -35,7 +35,7 @@ def authenticate(scope: Mapping[str, Any]) -> tokens.Claims:
         offered.add(bearer.strip())
     if len(offered) != 1:
         raise AuthenticationFailed
-    return tokens.read_connect_token(offered.pop())
+    return tokens.read_token(offered.pop())
 
 
 def subprotocol(scope: Mapping[str, Any]) -> str | None:

@@ -18,11 +18,11 @@ from sessions_app.domain.admission import Attempt
 from sessions_app.domain.allowance import Allowance
 from sessions_app.domain.states import MEANINGS, Reason
 from sessions_app.runtime import live
-from sessions_app.runtime.attachment import Attachment, Ended, Note, Rejected, Started, Word
+from sessions_app.runtime.attachment import Attachment, Ended, Leaving, Note, Rejected, Started, Word
 from sessions_app.runtime.session_runner import SessionRunner
 from sessions_app.runtime.sessions import Sessions
 from sessions_app.services.exceptions import VoiceError
-from sessions_app.services.tokens import Claims
+from sessions_app.services.tokens import Claims, issue_resume_token
 from sessions_app.transport import authentication, close_codes, messages, refusals
 
 MAX_ERRORS: Final = 10  # in a session; this one closes
@@ -48,6 +48,8 @@ class VoiceConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
         self._errors = 0
         self._frame_bytes: int | None = None  # None: no audio yet; 0: any size
         self._closed_with: int | None = None
+        self._resuming: asyncio.Task[SessionRunner | None] | None = None
+        self._spoke = False
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Serve the connection from handshake to close."""
@@ -110,6 +112,9 @@ class VoiceConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
         self._frames = Allowance(rate=AUDIO_RATE, burst=AUDIO_BURST)
         attachment = self._attachment = Attachment()
         waiting = self._waiting = loop.call_later(settings.VOICE_START_TIMEOUT_S, self._too_late)
+        if claims.connection is not None:
+            waiting.cancel()
+            self._resuming = loop.create_task(self._resume(claims))
         reader, writer = loop.create_task(self._read(receive)), loop.create_task(self._write())
         try:
             await asyncio.wait({reader, writer, attachment.last_word}, return_when=asyncio.FIRST_COMPLETED)
@@ -117,6 +122,10 @@ class VoiceConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
                 await asyncio.wait({reader, writer}, timeout=FLUSH_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiting.cancel()
+            attachment.gone = True
+            if self._resuming is not None and not self._resuming.done():
+                # It attaches nobody any more, but what the ledger was asked for has to be undone by the session's grace.
+                await asyncio.wait({self._resuming}, timeout=FLUSH_S)
             if self._runner is not None:
                 self._runner.detach(attachment, stopped=self._closed_with == close_codes.NORMAL)
             for task in (reader, writer):
@@ -126,10 +135,20 @@ class VoiceConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
             if isinstance(result, Exception):
                 raise result
 
+    async def _resume(self, claims: Claims) -> SessionRunner | None:
+        runner = await self._sessions.resume(claims, self._attachment)
+        if runner is not None:
+            runner.errors += self._errors
+            self._runner = runner
+        return runner
+
     async def _read(self, receive: Receive) -> None:
         while True:
             message = await receive()
             if message["type"] == "websocket.receive":
+                if not self._spoke and self._runner is not None:
+                    self._spoke = True
+                    self._runner.confirm()
                 audio = message.get("bytes")
                 if audio is not None:
                     self._hear(audio)
@@ -160,13 +179,15 @@ class VoiceConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
         if isinstance(word, Started):
             # From here on audio is welcome: it is decided where the client is told, not where the runner decided.
             self._frame_bytes = word.audio.frame_bytes if word.audio is not None else 0
-            return messages.encode(_started(word)), None
+            return messages.encode(_started(word, issue_resume_token(self._claims, connection=word.connection))), None
         if isinstance(word, Ended):
             ended = messages.SessionEnded(reason=word.reason.value, duration_ms=word.duration_ms)
             return messages.encode(ended), close_codes.for_reason(word.reason)
         if isinstance(word, Rejected):
             rejected = refusals.rejected(word.reason, retry_after_s=word.retry_after_s, limits=word.limits)
             return messages.encode(rejected), close_codes.for_reason(word.reason)
+        if isinstance(word, Leaving):
+            return "", close_codes.GOING_AWAY
         return "", close_codes.REPLACED
 
     # --- what the client says ----------------------------------------------------------------------------------------------------
@@ -210,7 +231,7 @@ class VoiceConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
             self._runner.finish(Reason.COMPLETED)
 
     def _start(self, message: messages.SessionStart) -> None:
-        if self._runner is not None:
+        if self._runner is not None or self._resuming is not None:
             self._complain("invalid_message", "session.start is the first message, and comes once.")
             return
         self._waiting.cancel()
@@ -253,13 +274,17 @@ def _problem(code: Any, sentence: str) -> str:
     return messages.encode(messages.Problem(code=code, message=sentence))
 
 
-def _started(word: Started) -> messages.SessionStarted:
+def _started(word: Started, resume_token: str) -> messages.SessionStarted:
     audio = word.audio
-    return messages.SessionStarted(
+    started = messages.SessionStarted(
         session_id=str(word.session_id),
+        resume_token=resume_token,
         backend=word.backend,
         pipeline=word.pipeline,
         transport=word.transport,
         audio=None if audio is None else messages.AudioInfo(audio.encoding, audio.sample_rate, audio.channels, audio.frame_ms),
         limits=messages.SessionLimits(max_duration_s=word.policy.max_duration_s, idle_timeout_s=word.policy.idle_timeout_s),
     )
+    if word.gap_ms is None:
+        return started
+    return messages.SessionResumed(**{name: getattr(started, name) for name in started.__struct_fields__}, gap_ms=word.gap_ms)

@@ -64,14 +64,21 @@ class SessionLimits(msgspec.Struct, frozen=True):
 
 
 class SessionStarted(msgspec.Struct, frozen=True, tag_field="type", tag="session.started"):
-    """The session is there."""
+    """The session is there; with the token its client may come back."""
 
     session_id: str
+    resume_token: str
     backend: str
     pipeline: str
     transport: str
     audio: AudioInfo | None
     limits: SessionLimits
+
+
+class SessionResumed(SessionStarted, frozen=True, tag_field="type", tag="session.resumed"):
+    """The session goes on; ``gap_ms`` is how long its client was away, in milliseconds."""
+
+    gap_ms: int = 0
 
 
 class SessionEnded(msgspec.Struct, frozen=True, tag_field="type", tag="session.ended"):
@@ -111,7 +118,7 @@ class Pong(msgspec.Struct, frozen=True, tag_field="type", tag="pong"):
     t: Mark
 
 
-ServerMessage = SessionStarted | SessionEnded | SessionRejected | Problem | Pong
+ServerMessage = SessionStarted | SessionResumed | SessionEnded | SessionRejected | Problem | Pong
 
 
 def encode(message: ServerMessage) -> str:

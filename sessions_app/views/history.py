@@ -9,8 +9,9 @@ from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from sessions_app.domain.states import Reason, State
+from sessions_app.domain.states import LIVE_STATES, Reason, State
 from sessions_app.selectors import history, timeline, usage
+from sessions_app.services import ending
 from sessions_app.views import access, present
 
 _ANY = [("", "any")]
@@ -83,9 +84,10 @@ def sessions(request: HttpRequest) -> HttpResponse:
 @access.page
 @access.staff_only
 def session(request: HttpRequest, session_id: UUID) -> HttpResponse:
-    """Show one session: facts, limits at the verdict, timeline."""
+    """Show one session: facts, limits at the verdict, timeline, and the way to end it."""
     found = access.session(session_id)
     line = timeline.of_session(found)
+    is_live = found.state in LIVE_STATES
     context = {
         "here": "ops",
         "session": found,
@@ -93,8 +95,16 @@ def session(request: HttpRequest, session_id: UUID) -> HttpResponse:
         "talk_time": present.talk_time(found, now=datetime.now(UTC)),
         "node": timeline.node_names({found.node_id}).get(found.node_id, str(found.node_id)) if found.node_id else "",
         "limits": present.limit_rows(found.limits),
+        "metadata": present.metadata(found.metadata),
+        "ended_by": timeline.ended_by(found),
+        "end_request": timeline.end_request(found),
+        "may_end": is_live and request.user.has_perm(ending.PERMISSION),
+        "longest_reason": ending.MAX_DETAIL_CHARS,
         "cut": line.cut,
-        "entries": [(each, present.duration(each.after_ms), present.event_sentence(each.new, each.reason)) for each in line.entries],
+        "entries": [
+            (each, present.duration(each.after_ms), present.event_sentence(each.new, each.reason), present.entry_lines(each))
+            for each in line.entries
+        ],
     }
     return render(request, "ops/session.html", context)
 

@@ -1,12 +1,18 @@
 """How values read on the pages: durations, limits, reasons. Plain values in, text out."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sessions_app.domain.states import LIVE_STATES, MEANINGS, Reason, State
+from sessions_app.domain.states import FINAL_STATES, LIVE_STATES, MEANINGS, Reason, State
 from sessions_app.models import Session
+from sessions_app.selectors.timeline import Entry
+
+MAX_METADATA_CHARS: Final = 8_000  # room for what a client may send, laid out
+# What an event's detail holds besides what is shown as it is.
+_TOLD: Final = {"gap_ms", "connection", "resume_token", "newest", "moved_from", "text"}
 
 _SCOPES: Final = {"user": "User", "tenant": "Tenant", "backend": "Backend", "platform": "Platform"}
 
@@ -36,6 +42,14 @@ def duration(milliseconds: int | float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def ago(seconds: float | None) -> str:
+    """Return 4.2 as ``4 s ago``, 300 as ``5 min 0 s ago``; None as ``never``. Up to two minutes in seconds."""
+    if seconds is None:
+        return "never"
+    seconds = max(0.0, seconds)
+    return f"{seconds:.0f} s ago" if seconds < 120 else f"{duration(seconds * 1000)} ago"
+
+
 def talk_time(session: Session, *, now: datetime) -> str:
     """Return how long the session was active, or has been up to now; a dash where it never was."""
     if session.state in LIVE_STATES:
@@ -55,7 +69,37 @@ def event_sentence(state: str, reason: str) -> str:
     """Return the sentence of an event's reason; a client that dropped has not stayed away yet."""
     if state == State.RECONNECTING and reason == Reason.CLIENT_LOST:
         return "The connection dropped; the slot is kept for the grace."
+    if reason == Reason.AUTHENTICATION_FAILED and state not in FINAL_STATES:
+        return "A resume token that is good no more was shown, and refused."
     return reason_sentence(reason)
+
+
+def entry_lines(entry: Entry) -> list[str]:
+    """Return what else a change's event tells, one sentence each."""
+    detail, lines = entry.detail, []
+    if entry.taken_from:
+        lines.append(f"Taken over from node {entry.taken_from}.")
+    if entry.gap_ms is not None:
+        lines.append(f"The client is back after {duration(entry.gap_ms)}.")
+    elif "connection" in detail and not entry.taken_from:
+        lines.append("A newer connection of the client took the place of the one before.")
+    if "connection" in detail:
+        lines.append(f"Connection {detail['connection']} of this session.")
+    if "resume_token" in detail:
+        lines.append(f"It was that of connection {detail['resume_token']}; the newest is {detail.get('newest', 'not known')}.")
+    if entry.moved_from:
+        lines.append(f"Moved here from backend {entry.moved_from}.")
+    if "text" in detail:
+        lines.append(str(detail["text"]))
+    return [*lines, *(f"{name.replace('_', ' ')}: {value}" for name, value in detail.items() if name not in _TOLD)]
+
+
+def metadata(value: object) -> str:
+    """Return a client's own data laid out for reading, at most ``MAX_METADATA_CHARS``; empty where there is none."""
+    if not value:
+        return ""
+    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
+    return text if len(text) <= MAX_METADATA_CHARS else f"{text[:MAX_METADATA_CHARS]}\n… (cut here)"
 
 
 def limit_rows(limits: Sequence[Mapping[str, object]]) -> list[LimitRow]:

@@ -8,7 +8,7 @@ import psutil
 import psycopg
 import pytest
 
-from sessions_app.domain.operations import Activate, End, Suspend
+from sessions_app.domain.operations import Activate, Admitted, End, Suspend
 from sessions_app.domain.states import Reason, State
 from sessions_app.models import Session, SessionEvent, Slot
 from sessions_app.runtime.batcher import Batcher
@@ -75,7 +75,7 @@ async def test_a_connection_cut_in_mid_flight_is_replaced_and_the_answer_is_righ
         cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'voiceplatform ledger'"
         assert sql.execute(f"{cut} AND datname = current_database()").fetchall() == [(True,)]
     answer = await asyncio.wait_for(asyncio.wrap_future(asked), BACK_S)
-    assert not isinstance(answer, bool)
+    assert isinstance(answer, Admitted)
     assert answer.verdict.admitted
     assert await in_thread(Slot.objects.count) == 1
     assert await in_thread(SessionEvent.objects.count) == 1
@@ -95,7 +95,7 @@ async def test_a_wait_for_a_lock_that_takes_too_long_is_tried_again(batcher: Bat
             " AND datname = current_database()"
         )
     answer = await asyncio.wait_for(asyncio.wrap_future(asked), BACK_S)
-    assert not isinstance(answer, bool)
+    assert isinstance(answer, Admitted)
     assert answer.verdict.admitted
 
 

@@ -31,7 +31,7 @@ def _of_another_platform(tenant: Tenant) -> str:
 
 def _of_another_audience(tenant: Tenant) -> str:
     claims = jwt.decode(new_token(tenant), options={"verify_signature": False})
-    return jwt.encode({**claims, "aud": "voice.resume"}, tokens._key(), algorithm="HS256")
+    return jwt.encode({**claims, "aud": "voice.resume"}, tokens._key(tokens.CONNECT_AUDIENCE), algorithm="HS256")
 
 
 def _unsigned(tenant: Tenant) -> str:

@@ -24,8 +24,9 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def history(dial: Callable[..., Call], new_tenant: Callable[..., Tenant]) -> tuple[Tenant, Session]:
-    """A tenant with an ended, a failed and a refused session and one that lives; staff who is a member of it. Returns the ended one."""
+def history(dial: Callable[..., Call], new_tenant: Callable[..., Tenant]) -> tuple[Tenant, Session, Session]:
+    """A tenant with an ended, a failed and a refused session and one that lives; staff who is a member of it. Returns
+    the ended one and the one that lives."""
     tenant = new_tenant(max_concurrent_sessions=1, grace_s=2)
     staff = User.objects.create_superuser(username=f"ops-{tenant.pk}", password=PASSWORD)
     tenant_services.add_member(tenant=tenant, user=staff)
@@ -36,14 +37,14 @@ def history(dial: Callable[..., Call], new_tenant: Callable[..., Tenant]) -> tup
     call.exchange([bytes(960)] * 50)
     call.drop()
     over(ended["session_id"])
-    dial(tenant, "customer-4712").start()
+    live = dial(tenant, "customer-4712").start()
     dial(tenant, "customer-4713").refused()
-    return tenant, record(ended["session_id"])
+    return tenant, record(ended["session_id"]), record(live["session_id"])
 
 
 @pytest.mark.parametrize("width", ["desk", "phone"])
-async def test_no_page_scrolls_sideways(server: Server, history: tuple[Tenant, Session], width: str, tmp_path: Path) -> None:
-    tenant, session = history
+async def test_no_page_scrolls_sideways(server: Server, history: tuple[Tenant, Session, Session], width: str, tmp_path: Path) -> None:
+    tenant, session, live = history
     pictures = Path(os.environ.get("SCREENSHOT_DIR", tmp_path))
     size = browsers.DESKTOP if width == "desk" else browsers.PHONE
     async with browsers.open_browser() as browser:
@@ -57,6 +58,8 @@ async def test_no_page_scrolls_sideways(server: Server, history: tuple[Tenant, S
         for name, path in {
             "sessions": "/ops/sessions/",
             "session": f"/ops/sessions/{session.pk}/",
+            "live": f"/ops/sessions/{live.pk}/",
+            "health": "/ops/health/",
             "admin": "/admin/",
             "tenant": f"/admin/tenants/tenant/{tenant.pk}/change/",
             "backends": "/admin/sessions_app/backend/",

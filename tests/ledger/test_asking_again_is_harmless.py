@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from sessions_app.domain.admission import Attempt
-from sessions_app.domain.operations import Activate, Admit, End, Move, Resume, Suspend
+from sessions_app.domain.operations import Activate, Admit, End, Move, Resume, Resumed, Suspend
 from sessions_app.domain.states import Reason, State
 from sessions_app.models import Capacity, Session, Slot
 from sessions_app.selectors import verification
@@ -148,6 +148,13 @@ def test_a_move_never_goes_above_a_cap(ledger: Ledger) -> None:
     assert counters()[f"backend {second.id}"] == 1
 
 
+def resume(ledger: Ledger, admitted: Admit, *shown: int | None) -> list[Resumed]:
+    """Come back on another node, with each of these resume tokens in turn."""
+    attempt = admitted.attempt
+    results = ledger.apply([Resume(attempt.session_id, OTHER_NODE, attempt.tenant_id, attempt.user, each) for each in shown or (None,)])
+    return [each for each in results if isinstance(each, Resumed)]
+
+
 def test_suspended_it_keeps_its_slot_for_its_grace_and_resumes_anywhere(ledger: Ledger) -> None:
     make_backend()
     operation = admit(make_tenant(grace_s=7))
@@ -162,7 +169,7 @@ def test_suspended_it_keeps_its_slot_for_its_grace_and_resumes_anywhere(ledger: 
     suspended = Session.objects.get().events.get(new=State.RECONNECTING)
     assert (slot.lease_until - suspended.at).total_seconds() == 7
     assert ledger.apply([End(session_id, Reason.CLIENT_LOST, expired_only=True)]) == [False]
-    assert ledger.apply([Resume(session_id, OTHER_NODE), Resume(session_id, OTHER_NODE)]) == [True, True]
+    assert [each.refused for each in resume(ledger, operation, 1, 1)] == [None, None]
     slot.refresh_from_db()
     assert (slot.state, slot.node_id) == (State.ACTIVE, OTHER_NODE)
     assert not Slot.objects.exclude(lease_until=None).exists()
@@ -176,9 +183,9 @@ def test_a_client_that_is_back_before_its_old_node_noticed_takes_its_session_alo
     operation = admit(make_tenant())
     session_id = operation.attempt.session_id
     ledger.apply([operation])
-    assert ledger.apply([Resume(session_id, OTHER_NODE)]) == [False]  # it has not become active yet
+    assert resume(ledger, operation)[0].refused is Reason.UNAVAILABLE  # it has not become active yet
     ledger.apply([Activate(session_id, NODE)])
-    assert ledger.apply([Resume(session_id, OTHER_NODE)]) == [True]
+    assert resume(ledger, operation)[0].state is State.ACTIVE
     assert ledger.apply([Suspend(session_id, NODE), End(session_id, Reason.CLIENT_LOST, node_id=NODE)]) == [False, False]
     assert Slot.objects.get().node_id == OTHER_NODE
     assert verification.discrepancies() == []

@@ -9,7 +9,7 @@ import pytest
 from sessions_app.domain.operations import Suspend
 from sessions_app.domain.states import Reason
 from sessions_app.runtime.database import in_thread
-from tests.calls import Closed, House, ends, house, make_backend, make_tenant, record, slots, states, until
+from tests.calls import Closed, House, ends, make_backend, make_tenant, record, slots, states, until
 
 FRAME = bytes(960)
 
@@ -121,24 +121,14 @@ async def test_who_drops_while_the_backend_opens_has_the_grace_too(home: House) 
     await home.connect(token).starts()
 
 
-async def test_a_session_that_lives_in_another_process_is_not_started_twice(home: House, tenant: Any) -> None:
-    token = home.token(tenant)
-    await home.connect(token).starts()
-    async with house() as elsewhere:
-        client = elsewhere.connect(token)
-        client.says({"type": "session.start"})
-        assert (await client.hears("session.rejected"))["code"] == "unavailable"
-        assert await client.hears() == Closed(4013)
-        assert await slots() == 1
-
-
 async def test_a_node_that_was_taken_for_lost_carries_its_sessions_on(home: House, tenant: Any) -> None:
     client = home.caller(tenant)
     session_id = (await client.starts())["session_id"]
     old = home.node.id
     await in_thread(home.node.batcher.ask(Suspend(UUID(session_id), old, reason=Reason.NODE_LOST)).result)
     home.node.id = uuid4()
-    home.sessions.move_to(home.node.id)
+    home.node.ids.append(home.node.id)
+    home.sessions.move_to(home.node.id, was=old)
 
     async def moved() -> bool:
         now = await record(session_id)

@@ -150,7 +150,7 @@ async def test_all_of_a_process_end_when_it_goes_down(home: House) -> None:
     clients = [home.caller(tenant, f"user{number}") for number in range(5)]
     for client in clients:
         await client.starts()
-    assert await home.sessions.stop_all(Reason.DRAINED, timeout_s=5) == 0
+    assert await home.sessions.stop_all(hand_over=False, timeout_s=5) == 0
     for client in clients:
         assert (await client.hears("session.ended"))["reason"] == "drained"
         assert await client.hears() == Closed(4012)

@@ -26,7 +26,7 @@ def past_their_grace(ledger: Ledger, sql: psycopg.Connection[Any]) -> list[uuid.
     ledger.apply([Activate(each, NODE) for each in ids])
     assert ledger.apply([Suspend(each, NODE) for each in ids]) == [True] * SESSIONS
     with ledger_mark(sql):
-        sql.execute("UPDATE sessions_app_slot SET lease_until = clock_timestamp() - interval '1 s'")
+        sql.execute("UPDATE sessions_app_slot SET lease_until = clock_timestamp() - interval '10 s'")
     return ids
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from sessions_app.domain.operations import Activate, Resume
+from sessions_app.domain.operations import Activate, Resume, Resumed
 from sessions_app.domain.states import Reason, State
 from sessions_app.models import Node, Session, Slot
 from sessions_app.selectors import verification
@@ -89,7 +89,10 @@ def test_resumed_on_another_node_it_lives_on(ledger: Ledger, sql: psycopg.Connec
     silent_for(sql, 9)
     sweep.sweep(holder="a")
     nodes.register(node_id=OTHER, name="other", pid=2)
-    assert ledger.apply([Resume(session.pk, OTHER)]) == [True]
+    resumed = ledger.apply([Resume(session.pk, OTHER, session.tenant_id, session.user, 1)])[0]
+    assert isinstance(resumed, Resumed)
+    assert (resumed.refused, resumed.state) == (None, State.ACTIVE)
+    assert resumed.gap_ms >= 9000
     assert sweep.sweep(holder="a") == Swept()
     assert Slot.objects.get().node_id == OTHER
 

@@ -26,7 +26,7 @@ def forge(key: bytes | None = None, algorithm: str = "HS256", **changes: Any) ->
     """A token with the platform's own key, but with other claims (None: left out)."""
     good = jwt.decode(issue().token, options={"verify_signature": False})
     claims = {name: value for name, value in {**good, **changes}.items() if value is not None}
-    return jwt.encode(claims, tokens._key() if key is None else key, algorithm=algorithm)
+    return jwt.encode(claims, tokens._key(tokens.CONNECT_AUDIENCE) if key is None else key, algorithm=algorithm)
 
 
 def refused(text: str, now: datetime = NOW) -> None:
@@ -106,7 +106,7 @@ def test_a_token_of_another_platform_is_refused() -> None:
 
 
 def test_only_the_one_algorithm_is_read() -> None:
-    refused(forge(algorithm="HS512", key=tokens._key() * 2))
+    refused(forge(algorithm="HS512", key=tokens._key(tokens.CONNECT_AUDIENCE) * 2))
     body = forge().split(".")[1]
     header = base64.urlsafe_b64encode(json.dumps({"alg": "none", "typ": "JWT"}).encode()).decode().rstrip("=")
     refused(f"{header}.{body}.")

@@ -1,88 +1,48 @@
-"""Voice sessions in Django admin: backends and the platform's cap are edited here, everything that machines write is read-only.
+"""Backends and the platform's cap: edited here, live.
 
-Owns: the form of a backend, whose secrets can be set but are never shown again, and the panel with a tenant's live use.
-Refuses: to add, change or delete a session, an event, a node or a health record; to delete a backend that has history; a backend whose
-provider does not take its options (with the provider's own sentence); a count of all rows of the history.
+Owns: the form of a backend, whose secrets can be set but are never shown again. Refuses: to delete a backend that has history; a backend
+whose provider does not take its options (with the provider's own sentence).
 """
 
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final
-from uuid import UUID
 
 from django import forms
 from django.conf import settings
 from django.contrib import admin
 from django.core.exceptions import ValidationError
-from django.core.paginator import Paginator
 from django.db.models import JSONField, Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
-from django.utils.functional import cached_property
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
 
-from sessions_app.domain.states import Reason
-from sessions_app.models import Backend, BackendAccess, Node, Platform, Session, SessionEvent
+from sessions_app.models import Backend, BackendAccess, Platform, Session
 from sessions_app.models.fields import Undecipherable
 from sessions_app.providers.exceptions import ProviderError, ProviderNotFound
 from sessions_app.runtime import backends
 from sessions_app.selectors import usage
-from tenants.models import Tenant
 
 if TYPE_CHECKING:  # Django's own classes take no type arguments when they run
     AnyModelAdmin = admin.ModelAdmin[Any]
     BackendModelForm = forms.ModelForm[Backend]
     AccessTabularInline = admin.TabularInline[BackendAccess, Backend]
-    EventTabularInline = admin.TabularInline[SessionEvent, Session]
-    RowPaginator = Paginator[Any]
 else:
     AnyModelAdmin = admin.ModelAdmin
     BackendModelForm = forms.ModelForm
-    AccessTabularInline = EventTabularInline = admin.TabularInline
-    RowPaginator = Paginator
+    AccessTabularInline = admin.TabularInline
 
 # What a provider has a say in.
 _CHECKED: Final = {"provider", "options", "secrets", "remove_secrets", "pipelines", "transports"}
-MOST_COUNTED: Final = 5_000  # rows of a list that are counted, and can be paged to
+
+
+def used_of(used: int, limit: int | None) -> str:
+    """Return what is in use, and of how much."""
+    return f"{used} of {'any number' if limit is None else limit}"
 
 
 def _moment(at: datetime | None) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else "never"
-
-
-def _of(used: int, limit: int | None) -> str:
-    return f"{used} of {'any number' if limit is None else limit}"
-
-
-class ReadOnlyAdmin(AnyModelAdmin):
-    """Rows that machines write: to be looked at."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Never."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Never."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Never."""
-        return False
-
-
-class BoundedPaginator(RowPaginator):
-    """Counts ``MOST_COUNTED`` rows at most: a count of all of a history takes longer than the page is worth."""
-
-    @cached_property
-    def count(self) -> int:
-        """Return how many rows there are, up to the bound."""
-        rows = self.object_list
-        return rows.order_by()[:MOST_COUNTED].count() if isinstance(rows, QuerySet) else len(rows)
-
-
-# --- backends --------------------------------------------------------------------------------------------------------
 
 
 class WriteOnlyTextarea(forms.Textarea):
@@ -235,7 +195,7 @@ class BackendAdmin(AnyModelAdmin):
     @admin.display(description="in use")
     def in_use(self, backend: Backend) -> str:
         """Slots held, and the cap."""
-        return _of(usage.backend_use([backend.pk])[backend.pk], backend.cap)
+        return used_of(usage.backend_use([backend.pk])[backend.pk], backend.cap)
 
     @admin.display(description="secrets")
     def secrets_now(self, backend: Backend) -> str:
@@ -268,7 +228,7 @@ class PlatformAdmin(AnyModelAdmin):
     @admin.display(description="in use")
     def in_use(self, platform: Platform) -> str:
         """Slots held on all backends, and the cap."""
-        return _of(usage.platform_use().used, platform.max_concurrent_sessions)
+        return used_of(usage.platform_use().used, platform.max_concurrent_sessions)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Never: it is there."""
@@ -281,106 +241,3 @@ class PlatformAdmin(AnyModelAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Go on to the one row."""
         return HttpResponseRedirect(reverse("admin:sessions_app_platform_change", args=[1]))
-
-
-# --- what machines write -----------------------------------------------------------------------------------------------
-
-
-@admin.register(Node)
-class NodeAdmin(ReadOnlyAdmin):
-    """Server processes and their heartbeats."""
-
-    list_display = ("name", "pid", "state", "started_at", "heartbeat_at")
-    list_filter = ("state",)
-    ordering = ("-heartbeat_at",)
-    paginator = BoundedPaginator
-    show_full_result_count = False
-
-
-class ReasonFilter(admin.SimpleListFilter):
-    """From the enum: to look for the reasons that there are would read the whole history."""
-
-    title = "reason"
-    parameter_name = "reason"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """Every reason."""
-        return [(reason.value, reason.value) for reason in Reason]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        """Only sessions with this reason."""
-        return queryset.filter(reason=self.value()) if self.value() else queryset
-
-
-class EventInline(EventTabularInline):
-    """The session's events, oldest first."""
-
-    model = SessionEvent
-    extra = 0
-    can_delete = False
-    ordering = ("id",)
-    fields = readonly_fields = ("seq", "at", "old", "new", "reason", "node_id", "actor", "detail")
-
-    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Never."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Never."""
-        return False
-
-
-@admin.register(Session)
-class SessionAdmin(ReadOnlyAdmin):
-    """The record of each attempt. The history page has more filters and pages without an end."""
-
-    list_display = ("attempt", "state", "reason", "tenant", "user", "backend", "ended")
-    list_filter = ("state", ReasonFilter, "backend")
-    list_select_related = ("tenant", "backend")
-    search_fields = ("id",)
-    search_help_text = "A whole session id."
-    ordering = ("-id",)
-    paginator = BoundedPaginator
-    list_per_page = 50
-    show_full_result_count = False
-    inlines = (EventInline,)
-    fields = (
-        "id", "history", "tenant", "user", "state", "reason", "detail", "backend", "pipeline", "transport", "node_id",
-        "attempted_at", "started_at", "active_at", "ended_at", "limits", "metadata",
-    )  # fmt: skip
-    readonly_fields = ("id", "history")
-
-    def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> tuple[QuerySet[Any], bool]:
-        """Find by id alone, which costs nothing however long the history is."""
-        if not search_term.strip():
-            return queryset, False
-        try:
-            return queryset.filter(pk=UUID(search_term.strip())), False
-        except ValueError:
-            return queryset.none(), False
-
-    @admin.display(description="attempted at (UTC)")
-    def attempt(self, session: Session) -> str:
-        """To the second."""
-        return f"{session.attempted_at:%Y-%m-%d %H:%M:%S}"
-
-    @admin.display(description="ended at (UTC)")
-    def ended(self, session: Session) -> str:
-        """To the second."""
-        return f"{session.ended_at:%Y-%m-%d %H:%M:%S}" if session.ended_at else "–"
-
-    @admin.display(description="timeline")
-    def history(self, session: Session) -> SafeString:
-        """The way to the page with the timeline."""
-        return format_html('<a href="{}">Open in the history</a>', reverse("ops-session", args=[session.pk]))
-
-
-def live_use_panel(tenant: Tenant) -> SafeString:
-    """Return what a tenant uses now, with the way to its history; for the tenant's page."""
-    quota = getattr(tenant, "quota", None)
-    return format_html(
-        '<p><strong id="live-use">{}</strong> sessions at the same time. <a href="{}?tenant={}">History of this tenant</a></p>',
-        _of(usage.tenant_use(tenant.pk), quota.max_concurrent_sessions if quota else None),
-        reverse("ops-sessions"),
-        tenant.slug,
-    )
