@@ -14,6 +14,7 @@ from django.conf import settings
 from sessions_app.runtime import prober
 from sessions_app.runtime.pulse import Pulse
 from sessions_app.selectors import platform_health
+from sessions_app.services import prune as pruning
 from sessions_app.services import sweep as sweeping
 
 
@@ -27,6 +28,15 @@ def probe() -> int:
 def sweep() -> int:
     """End what lost its lease."""
     return sweeping.sweep(holder=f"celery:{os.getpid()}").ended
+
+
+@shared_task
+def prune() -> int:
+    """Delete history past its retention; what a bounded run leaves, one more run takes at once."""
+    pruned = pruning.prune(holder=f"celery:{os.getpid()}")
+    if pruned.more:
+        prune.apply_async(expires=settings.VOICE_PRUNE_TASK_S)
+    return pruned.sessions
 
 
 # --- signs of life: the signals come in the worker's main process and in beat's, never in a pool's child ------------------

@@ -53,6 +53,18 @@ def integer(name: str, default: int, *, minimum: int, maximum: int) -> int:
     return number
 
 
+def choice(name: str, options: tuple[str, ...]) -> str:
+    """Return one of ``options``, the first where the variable is unset or empty.
+
+    Raises:
+        ConfigurationError: any other value.
+    """
+    value = os.environ.get(name, "").strip() or options[0]
+    if value not in options:
+        raise ConfigurationError(f"{name} must be {' or '.join(options)}, not {value!r}.")
+    return value
+
+
 def words(name: str, default: tuple[str, ...] = ()) -> list[str]:
     """Return a comma-separated list without empty items."""
     value = os.environ.get(name, "")

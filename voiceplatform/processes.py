@@ -39,6 +39,7 @@ def spawn(
     output: int | IO[bytes],
     death_signal: signal.Signals = signal.SIGKILL,
     owner: Owner | None = None,
+    inherits: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a program.
 
@@ -50,6 +51,7 @@ def spawn(
         output: where its standard output and error go, a file or ``subprocess.PIPE``.
         death_signal: what it is sent when this process dies.
         owner: whom it becomes; only root may ask for another.
+        inherits: file descriptors that stay open in it, under the same numbers.
     """
     options = ["--parent", str(os.getpid()), "--signal", death_signal.name]
     for name, value in (additions or {}).items():
@@ -64,6 +66,7 @@ def spawn(
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        pass_fds=inherits,
     )
 
 

@@ -35,7 +35,9 @@ DATABASES: dict[str, Any] = {
         "ENGINE": "django.db.backends.postgresql",
         "OPTIONS": {
             # Every HTTP request has a thread of its own under ASGI: without a pool each would open a connection.
-            "pool": {"min_size": 0, "max_size": DB_POOL_SIZE, "timeout": 5},
+            # Who waits longer is told that the database is away. A lost one is tried again with the next request: the pool's own backoff
+            # would go on for minutes after it is back, and nodes without a heartbeat would be taken for lost.
+            "pool": {"min_size": 0, "max_size": DB_POOL_SIZE, "timeout": 3, "reconnect_timeout": 1},
             # Transaction-pooling pgbouncer must work.
             "prepare_threshold": None,
             "connect_timeout": 3,
@@ -89,6 +91,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "voiceplatform.outage.OutageMiddleware",
 ]
 TEMPLATES = [
     {
@@ -147,6 +150,8 @@ VOICE_OPEN_TIMEOUT_S = 5.0  # opening the provider's side
 VOICE_CLOSE_TIMEOUT_S = 5.0  # closing it; the slot is given back after this at the latest
 VOICE_START_TIMEOUT_S = 5.0  # from the socket's open to its session.start
 VOICE_CONNECT_TOKEN_S = 60  # how long a connect token lives
+VOICE_RETENTION_DAYS = env.integer("VOICE_RETENTION_DAYS", 90, minimum=0, maximum=36_500)  # of history, from a session's end; 0: for ever
+VOICE_PRUNE_TASK_S = 3600.0  # Celery deletes what is older this often
 
 VOICE_PROVIDERS = {
     "loopback": "sessions_app.providers.loopback.provider.LoopbackProvider",
@@ -164,6 +169,7 @@ CELERY_TASK_TIME_LIMIT = 40
 CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "probe": {"task": "sessions_app.tasks.probe", "schedule": VOICE_PROBE_S, "options": {"expires": VOICE_PROBE_S}},
     "sweep": {"task": "sessions_app.tasks.sweep", "schedule": VOICE_SWEEP_TASK_S, "options": {"expires": VOICE_SWEEP_TASK_S}},
+    "prune": {"task": "sessions_app.tasks.prune", "schedule": VOICE_PRUNE_TASK_S, "options": {"expires": VOICE_PRUNE_TASK_S}},
 }
 
 # --- logs ------------------------------------------------------------------------------------------------------------------

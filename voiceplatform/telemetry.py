@@ -17,7 +17,7 @@ from voiceplatform import env
 if TYPE_CHECKING:
     from voiceplatform.telemetry_sdk import Pipeline
 
-STOP_S: Final = 2.0
+STOP_S: Final = 1.0
 SERVICE: Final = "voiceplatform"
 PROTOCOL: Final = "http/protobuf"
 # Asked every few seconds by machines, or as many as a page has pictures.

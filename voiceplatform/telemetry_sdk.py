@@ -8,8 +8,7 @@ and nothing waits for it but threads of the SDK.
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from opentelemetry import metrics, trace
@@ -58,6 +57,11 @@ class Pipeline:
         self.meters = _meters(own) if metrics else None
         # A process may die and another observe in its place: were it to sign with its own name, both would be counted for a while.
         self.platform_meters = _meters(_resource({SERVICE_INSTANCE_ID: PLATFORM, "voice.process": PLATFORM})) if metrics else None
+        # The SDK takes up to half a minute; in a thread that ends with the process it may. It is there from the beginning, since at the
+        # end of an interpreter none can be started any more.
+        self._stopping = threading.Event()
+        self._closer = threading.Thread(target=self._close_when_told, name="telemetry stop", daemon=True)
+        self._closer.start()
 
     def make_global(self) -> None:
         """Let libraries and the instrumentation use them; once a process."""
@@ -77,24 +81,20 @@ class Pipeline:
 
     def stop(self, *, timeout_s: float) -> None:
         """Deliver what is waiting, for so many seconds at most, and end; later spans and measurements are ignored."""
-        # The SDK waits for half a minute; in threads that end with the process it may.
-        closing = [threading.Thread(target=_shut_down, args=(each.shutdown,), daemon=True) for each in self._providers()]
-        for thread in closing:
-            thread.start()
-        end = time.monotonic() + timeout_s
-        for thread in closing:
-            thread.join(max(0.0, end - time.monotonic()))
+        self._stopping.set()
+        self._closer.join(timeout_s)
         sessions.switch_off()
+
+    def _close_when_told(self) -> None:
+        self._stopping.wait()
+        for provider in self._providers():
+            try:
+                provider.shutdown()
+            except Exception as error:  # noqa: BLE001 - on the way out; the SDK raises where a reader was late
+                logger.debug("telemetry was not shut down in order: %s", type(error).__name__)
 
     def _providers(self) -> list[TracerProvider | MeterProvider]:
         return [each for each in (self.tracers, self.meters, self.platform_meters) if each is not None]
-
-
-def _shut_down(shutdown: Callable[[], None]) -> None:
-    try:
-        shutdown()
-    except Exception as error:  # noqa: BLE001 - on the way out; the SDK raises where a reader was late
-        logger.debug("telemetry was not shut down in order: %s", type(error).__name__)
 
 
 def _resource(attributes: Mapping[str, str]) -> Resource:
@@ -184,7 +184,11 @@ _metrics: Final = _Delivery("metrics", logging.getLogger(metric_exporter.__name_
 
 class _SpanExporter(OTLPSpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = super().export([cleaned(each) for each in spans])
+        # An empty statement is the pool's check of a connection.
+        told = [cleaned(each) for each in spans if (each.attributes or {}).get("db.query.text") != ""]
+        if not told:
+            return SpanExportResult.SUCCESS
+        result = super().export(told)
         _traces.went(well=result is SpanExportResult.SUCCESS)
         return result
 

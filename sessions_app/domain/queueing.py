@@ -162,27 +162,33 @@ class _Places:
         user_held = tenant.user_limit is not None and self.user_used.get(user, 0) >= tenant.user_limit
         held = user_held or (tenant.limit is not None and self.used[tenant.id] >= tenant.limit)
         targets = self._targets(tenant, attempt)
-        blocked = self.world.full or not any(self._room(self.world.backends[each], tenant) for each in targets)
-        ahead = self.held[user] if user_held else 0
+        apart = held or not targets
         own = self.free_of.setdefault(tenant.id, Counter())
-        if held or not targets:
+        ahead = self.held[user] if user_held else 0
+        if apart:
             ahead += self.own[tenant.id]
-        if blocked or not held:
+        if not apart or self._blocked(tenant, targets):
             for others, count in self.free.items():
-                if self.world.full or not targets.isdisjoint(others):
-                    ahead += count - (own[others] if held else 0)
+                if targets and (self.world.full or not targets.isdisjoint(others)):
+                    ahead += count - (own[others] if apart else 0)
         if user_held:
             self.held[user] += 1
         else:
             self.own[tenant.id] += 1
-        if not held:
+        if not apart:
             self.free[targets] += 1
             own[targets] += 1
+        if not held:
             self.used[tenant.id] += 1
             self.user_used[user] = self.user_used.get(user, 0) + 1
         if held:
             return Place(ahead + 1, Scope.USER if user_held else Scope.TENANT)
         return Place(ahead + 1, Scope.PLATFORM if self.world.full else Scope.BACKEND)
+
+    def _blocked(self, tenant: TenantView, targets: frozenset[int]) -> bool:
+        """Say whether no backend has room for it now, whatever its own limits are."""
+        backends = [self.world.backends[each] for each in targets]
+        return self.world.full or all(not each.healthy or each.draining or each.full_for(tenant.id) for each in backends)
 
     def _targets(self, tenant: TenantView, attempt: Attempt) -> frozenset[int]:
         """Return the backends that it may go to; those that are ill just now will be well again."""
@@ -190,10 +196,6 @@ class _Places:
         if key not in self.targets:
             self.targets[key] = frozenset(each.id for each in admission.fitting(self.world, tenant, attempt)[0])
         return self.targets[key]
-
-    @staticmethod
-    def _room(backend: BackendView, tenant: TenantView) -> bool:
-        return backend.healthy and not backend.draining and not backend.full_for(tenant.id)
 
 
 # --- promotion ----------------------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ class NodeRuntime:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.batcher = Batcher()
         self.draining = False
+        self._stopping = False
         self.ids = [self.id]  # every id that this process has had, the present one last
         self.on_lost: list[Callable[[UUID], Awaitable[None]]] = []
         self.on_stop: list[Callable[[bool], Awaitable[None]]] = []
@@ -74,9 +75,9 @@ class NodeRuntime:
         Two nodes that stop at once cannot both count on the other: each says that it drains before it looks for others, and looks again
         when it has handed over what it had; who then finds nobody ends what is left.
         """
-        if not self._tasks or self.draining:
+        if not self._tasks or self._stopping:
             return
-        self.draining = True
+        self._stopping = self.draining = True
         others = await self._leave()
         await asyncio.gather(*(each(others) for each in self.on_stop))
         for task in self._tasks:
@@ -87,6 +88,7 @@ class NodeRuntime:
         if self._registered:
             await self._try_to(nodes.set_state, node_id=self.id, state=Node.State.STOPPED)
         self._tasks = []
+        self._stopping = False
 
     async def _leave(self) -> bool:
         """Say that this node drains; return whether another one can take over."""

@@ -264,7 +264,7 @@ class SessionTrace:
     def begin(cls, *, transport: str = "websocket", resumed: bool = False) -> "SessionTrace":
         """Begin with the WebSocket; ``resumed``: its session began on another connection, and has a trace of its own there."""
         if not _outlet.traces:
-            return _UNTRACED
+            return UNTRACED
         attributes: dict[str, Value] = {"transport": transport, "resumed": resumed}
         return cls(_outlet.tracer.start_span("voice.session", Context(), kind=trace.SpanKind.SERVER, attributes=attributes))
 
@@ -306,12 +306,13 @@ class SessionTrace:
                 ended(reason, active_s)
         self.close()
 
-    def refused(self, reason: Reason) -> None:
-        """It was turned away before anybody asked the ledger: no credential, a node that drains."""
+    def refused(self, reason: Reason, *, attempt: bool = True) -> None:
+        """It was turned away before an admission: no credential, a node that drains. ``attempt``: it counts as an attempt to start."""
         if self._recording:
             self._root.set_attributes({"outcome": "rejected", "reason": reason.value})
             _blame(self._root, reason)
-        _count("rejected", reason)
+        if attempt:
+            _count("rejected", reason)
         self.close()
 
     def close(self) -> None:
@@ -320,7 +321,7 @@ class SessionTrace:
             self._root.end()
 
 
-_UNTRACED: Final = SessionTrace(INVALID_SPAN)
+UNTRACED: Final = SessionTrace(INVALID_SPAN)
 
 
 def _blame(span: Span, reason: Reason) -> None:

@@ -1,12 +1,21 @@
-"""Do counters, slots and sessions agree? Read in one snapshot, so it may run on a live platform.
+"""Do counters, slots and sessions agree, and does the history bear them out? Read in one snapshot, so it may run on a live platform.
 
 Each check is one statement that finds nothing when all is well. Limit: sessions in a slot state are found by a scan of the records,
-which have no index on the state on purpose.
+which have no index on the state on purpose. The history is streamed, ``CHUNK`` rows at a time; its snapshot holds vacuum back meanwhile.
+What leaves no trace is not found: a session that is over, taken away with all of its events.
 """
 
-from typing import Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
 
 from django.db import connection, transaction
+
+from sessions_app.selectors import limit_records
+from sessions_app.selectors.limit_records import NOW, Record
+from sessions_app.selectors.replay import Event, Findings, Limit, Replay, Scope
 
 CHECKS: Final = {
     "counter of tenant {} says {} in use, its slots are {}": """
@@ -31,14 +40,156 @@ CHECKS: Final = {
         WHERE r.state IS DISTINCT FROM e.new ORDER BY 1""",
 }
 MOST: Final = 100
+MOST_FINDINGS: Final = 50
+CHUNK: Final = 2_000
+
+_OPENING: Final = """
+SELECT scope, ref, "user", active, seq FROM sessions_app_openingbalance ORDER BY scope <> 'platform', scope, ref, 3"""
+# What a replay needs of the session comes with its first event: one look-up a session, whatever plan the rest has.
+_EVENTS: Final = """
+SELECT e.id, e.seq, e.session_id, e.old, e.new, e.at, e.tenant_id, e.backend_id,
+    CASE WHEN e.old = '' THEN (SELECT s.tenant_id FROM sessions_app_session s WHERE s.id = e.session_id) END,
+    CASE WHEN e.old = '' THEN (SELECT s."user" FROM sessions_app_session s WHERE s.id = e.session_id) END,
+    CASE WHEN e.old = '' THEN NOT EXISTS (
+        SELECT FROM sessions_app_sessionevent b WHERE b.session_id = e.session_id AND b.id < e.id) END
+FROM sessions_app_sessionevent e ORDER BY e.seq, e.id"""
+# Quota and tenant share a scope; only a tenant has a slug.
+_KIND: Final = "CASE WHEN scope <> 'tenant' THEN scope WHEN coalesce(new, old) ? 'slug' THEN 'tenant' ELSE 'quota' END"
+_LIMITS: Final = f"""
+SELECT seq, scope, ref, new IS NULL, new ->> CASE scope WHEN 'backend' THEN 'cap' ELSE 'max_concurrent_sessions' END,
+    CASE scope WHEN 'tenant' THEN new ->> 'burst' END, CASE scope WHEN 'tenant' THEN new ->> 'max_sessions_per_user' END
+FROM sessions_app_limitchange WHERE {_KIND} <> 'tenant' OR scope <> 'tenant' ORDER BY seq, id"""  # noqa: S608 - of constants
+_RECORDS: Final = f"""
+SELECT scope COLLATE "C", ref, kind COLLATE "C", seq, id, old::text, new::text FROM (
+    SELECT scope, ref, {_KIND} AS kind, seq, id, old, new FROM sessions_app_limitchange
+    UNION ALL SELECT 'tenant', tenant_id, 'quota', {NOW}, 0, NULL, to_jsonb(q) FROM tenants_quota q
+    UNION ALL SELECT 'tenant', id, 'tenant', {NOW}, 0, NULL, to_jsonb(t) FROM tenants_tenant t
+    UNION ALL SELECT 'backend', id, 'backend', {NOW}, 0, NULL, to_jsonb(b) - 'secrets' FROM sessions_app_backend b
+    UNION ALL SELECT 'platform', id, 'platform', {NOW}, 0, NULL, to_jsonb(p) FROM sessions_app_platform p
+) AS both_sides ORDER BY 1, 2, 3, 4, 5"""  # noqa: S608 - of constants
+_SLOTS: Final = 'SELECT session_id, state, tenant_id, backend_id, "user" FROM sessions_app_slot ORDER BY session_id'
+_COUNTERS: Final = "SELECT scope, ref, active FROM sessions_app_capacity ORDER BY scope, ref"
+_GIVEN_OUT: Final = "SELECT last_value FROM voice_ledger_seq"
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a replay went through, and what it found.
+
+    Attributes:
+        findings: At most ``MOST_FINDINGS`` sentences, ``found`` how many there were; none when all is well.
+        attempts: Sessions whose beginning is in the history, ``admissions`` how many of them got a slot.
+        limits: Changes of limits.
+        horizon: Number up to which history was pruned; 0: it is whole.
+    """
+
+    findings: list[str]
+    found: int
+    events: int
+    attempts: int
+    admissions: int
+    limits: int
+    horizon: int
+    first_at: datetime | None
+    last_at: datetime | None
 
 
 def discrepancies() -> list[str]:
     """Return one sentence for each thing that does not agree, at most ``MOST`` for each check; empty when all is well."""
+    with _snapshot():
+        return _discrepancies()
+
+
+def history() -> History:
+    """Do the same, and replay the history against the limits that were in force at each moment."""
+    found = Findings(MOST_FINDINGS)
+    with _snapshot():
+        for sentence in _discrepancies():
+            found.add(sentence)
+        opening, horizon = _opening(found)
+        limit_records.check(map(Record._make, _stream(_RECORDS)), horizon=horizon, found=found)
+        replay = Replay(horizon=horizon, opening=opening, found=found)
+        _feed(replay)
+        replay.compare(slots=_stream(_SLOTS), counters=_stream(_COUNTERS))
+        given_out = next(_stream(_GIVEN_OUT))[0]
+        if replay.last_seq > given_out:
+            found.add(f"the history goes on to sequence number {replay.last_seq}, the ledger has given out no more than {given_out}")
+    return History(
+        findings=found.sentences,
+        found=found.count,
+        events=replay.events,
+        attempts=replay.attempts,
+        admissions=replay.admissions,
+        limits=replay.limits,
+        horizon=horizon,
+        first_at=replay.first_at,
+        last_at=replay.last_at,
+    )
+
+
+def _discrepancies() -> list[str]:
     found: list[str] = []
-    with transaction.atomic(durable=True), connection.cursor() as cursor:
-        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    with connection.cursor() as cursor:
         for sentence, statement in CHECKS.items():
             cursor.execute(f"{statement} LIMIT {MOST}")
             found += [sentence.format(*row) for row in cursor.fetchall()]
     return found
+
+
+def _opening(found: Findings) -> tuple[dict[Scope, int], int]:
+    """Return the opening balance and its horizon; nothing and 0 where nothing was pruned."""
+    opening: dict[Scope, int] = {}
+    horizon = 0
+    for scope, ref, user, active, seq in _stream(_OPENING):
+        if not opening:
+            horizon = seq
+            if scope != "platform":
+                found.add("the opening balance of the platform is missing")
+        if seq != horizon:
+            found.add(f"the opening balance of {scope} {ref} is of sequence number {seq}, the others are of {horizon}")
+        opening[scope, ref, user] = active
+    return opening, horizon
+
+
+def _feed(replay: Replay) -> None:
+    limits = map(_limit, _stream(_LIMITS))
+    limit = next(limits, None)
+    for event in map(Event._make, _stream(_EVENTS)):
+        while limit is not None and limit.seq <= event.seq:
+            replay.limit(limit)
+            limit = next(limits, None)
+        replay.event(event)
+    while limit is not None:
+        replay.limit(limit)
+        limit = next(limits, None)
+    replay.settle()
+
+
+def _limit(row: tuple[Any, ...]) -> Limit:
+    seq, scope, ref, gone, limit, burst, user_limit = row
+    if gone:
+        # Nobody is let in where there is nothing; without its row, the platform has no cap.
+        return Limit(seq, scope, ref, None if scope == "platform" else 0)
+    most = _number(limit)
+    return Limit(seq, scope, ref, most + (_number(burst) or 0) if most is not None else None, _number(user_limit))
+
+
+def _number(text: str | None) -> int | None:
+    """Read a limit. What is none counts as unlimited here: the check of the records names it."""
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+@contextmanager
+def _snapshot() -> Iterator[None]:
+    with transaction.atomic(durable=True):
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
+
+
+def _stream(statement: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a statement from a cursor on the server."""
+    with connection.chunked_cursor() as cursor:
+        cursor.execute(statement)
+        while rows := cursor.fetchmany(CHUNK):
+            yield from rows

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sessions_app.domain.admission import AT_CAPACITY, Attempt, Limit, Scope, Verdict, World, choose_other_backend, decide
@@ -23,6 +23,7 @@ def within(before: int, got: int, limit: int | None) -> bool:
     return limit is None or got == 0 or before + got <= limit
 
 
+@settings(max_examples=50)
 @given(any_world, queues(), attempts)
 def test_no_cap_is_exceeded_whoever_waits_and_whatever_is_asked(made: World, waiting: list[Waiter], asked: list[Attempt]) -> None:
     before = copied(made)
@@ -46,6 +47,7 @@ def test_no_cap_is_exceeded_whoever_waits_and_whatever_is_asked(made: World, wai
             assert within(before.user_used.get((tenant_id, user), 0), users[tenant_id, user], own.user_limit)
 
 
+@settings(max_examples=50)
 @given(any_world, attempts)
 def test_every_refusal_at_capacity_has_its_full_entry_in_the_vector(made: World, asked: list[Attempt]) -> None:
     for verdict in decide(made, asked):
@@ -61,6 +63,7 @@ def test_every_refusal_at_capacity_has_its_full_entry_in_the_vector(made: World,
         assert not verdict.queued or verdict.reason in AT_CAPACITY
 
 
+@settings(max_examples=50)
 @given(any_world, attempts)
 def test_who_is_admitted_is_on_a_backend_that_may_and_can_take_them(made: World, asked: list[Attempt]) -> None:
     for each, verdict in zip(asked, decide(made, asked), strict=True):
@@ -72,6 +75,7 @@ def test_who_is_admitted_is_on_a_backend_that_may_and_can_take_them(made: World,
         assert not made.tenants[each.tenant_id].suspended
 
 
+@settings(max_examples=50)
 @given(any_world, attempts)
 def test_a_move_fits_too_and_moves_no_other_count(made: World, asked: list[Attempt]) -> None:
     for each in asked:
@@ -86,6 +90,7 @@ def test_a_move_fits_too_and_moves_no_other_count(made: World, asked: list[Attem
             assert old.cap is None or old.used + 1 + old.reservations.kept_from(each.tenant_id) <= old.cap
 
 
+@settings(max_examples=50)
 @given(any_world, st.sampled_from(TENANTS), st.sampled_from(USERS), st.sampled_from(BACKENDS))
 def test_a_release_undoes_what_a_slot_took(made: World, tenant_id: int, user: str, backend_id: int) -> None:
     before = copied(made)

@@ -1,6 +1,6 @@
 """What one tenant has reserved and does not use, no other tenant gets; and a reservation does nothing else."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sessions_app.domain.admission import Attempt, Limit, Scope, World, decide
@@ -10,6 +10,7 @@ from sessions_app.domain.states import Reason
 from tests.domain.worlds import TENANTS, attempt, attempts, copied, open_worlds, queues, tenant, view, world
 
 
+@settings(max_examples=50)
 @given(open_worlds(), queues(), attempts)
 def test_what_others_reserved_stays_free_when_somebody_gets_a_slot(made: World, waiting: list[Waiter], asked: list[Attempt]) -> None:
     before = copied(made)

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sessions_app.domain.admission import World, admit
@@ -34,6 +34,7 @@ def one_by_one(made: World, waiting: list[Waiter]) -> list[tuple[Waiter, int | N
             return promoted
 
 
+@settings(max_examples=50)
 @given(worlds() | open_worlds(), queues())
 def test_promotion_is_what_asking_everybody_again_and_again_would_give(made: World, waiting: list[Waiter]) -> None:
     plain = copied(made)

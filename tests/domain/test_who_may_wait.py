@@ -1,7 +1,7 @@
 """Who finds no room waits where the quota lets them, and who waits is asked before anybody new."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from sessions_app.domain.admission import BackendView, TenantView, World, admit, decide
 from sessions_app.domain.queueing import Waiter, expired, promote, suspended
@@ -52,6 +52,7 @@ def test_a_queue_without_a_limit_takes_everybody() -> None:
     assert made.tenants[1].queued == 50
 
 
+@settings(max_examples=50)
 @given(worlds() | open_worlds(), queues())
 def test_after_the_promotions_nobody_who_is_here_could_be_let_in(made: World, waiting: list[Waiter]) -> None:
     promoted = {each.waiter.attempt.session_id for each in promote(made, waiting)}

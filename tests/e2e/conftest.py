@@ -1,4 +1,8 @@
-"""A server for each file of tests: its tests have tenants and backends of their own, so that they do not disturb each other."""
+"""A server for each file of tests: its tests have tenants and backends of their own, so that they do not disturb each other.
+
+Every file runs twice, through uvicorn and through daphne (``-k daphne`` picks one), with a database of its own each time. Tests in a
+browser run through uvicorn alone, unless they are marked ``every_server``: what differs between servers is below what a page sees.
+"""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -20,6 +24,15 @@ from tests.e2e.visitor import PASSWORD, Visitor
 _numbers = itertools.count(1)
 
 
+SERVERS = ("uvicorn", "daphne")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "server_kind" in metafunc.fixturenames:
+        once = metafunc.definition.get_closest_marker("browser") and not metafunc.definition.get_closest_marker("every_server")
+        metafunc.parametrize("server_kind", SERVERS[:1] if once else SERVERS, scope="module")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/e2e/" in item.nodeid:
@@ -27,8 +40,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared_db(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """A database for one file, with the backend of those tenants that have none of their own."""
+def shared_db(server_kind: str, django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """A database for one file and one kind of server, with the backend of those tenants that have none of their own."""
     with django_db_blocker.unblock():
         world.make_backend("loopback", options={"delay_ms": 0}, cap=None)
         yield
@@ -37,13 +50,13 @@ def shared_db(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def server(shared_db: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(server_kind: str, shared_db: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that runs; what goes wrong in it fails the file."""
-    running = Server(tmp_path_factory.mktemp("server"))
+    running = Server(tmp_path_factory.mktemp("server"), server=server_kind)
     try:
         running.start()
         yield running
-        running.stop()
+        assert running.stop() == 0
         assert running.complaints() == []
     finally:
         running.end()

@@ -20,6 +20,7 @@ from tests.platform.instance import PROJECT, free_port
 from voiceplatform import processes
 
 READY_S = 30.0
+STOPPED_S = 15.0  # the process itself gives up after ten seconds
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 10.0, what: str = "the condition") -> Any:
@@ -34,11 +35,17 @@ def wait_until(condition: Callable[[], Any], seconds: float = 10.0, what: str = 
 class Server:
     """``python -m voiceplatform.web``, as the product starts it; may be killed and started again, on the same port.
 
+    Args:
+        folder: Where its log goes.
+        server: What serves, ``uvicorn`` or ``daphne``.
+        environment: Variables on top of those of this process.
+
     Attributes:
         log: The file with all that it wrote, of every start.
     """
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    def __init__(self, folder: Path, *, server: str = "uvicorn", **environment: str) -> None:
+        self.kind = server
         self.port = free_port()
         self.log = folder / f"web-{self.port}.log"
         self.environment = {**os.environ, "DATABASE_URL": _database_url(), "PORT": str(self.port), **environment}
@@ -58,7 +65,7 @@ class Server:
     def launch(self) -> None:
         """Start it and wait for nothing."""
         with self.log.open("ab") as output:
-            command = [sys.executable, "-m", "voiceplatform.web"]
+            command = [sys.executable, "-m", "voiceplatform.web", "--server", self.kind]
             self.process = processes.spawn(command, environment=self.environment, folder=PROJECT, output=output)
 
     def kill(self) -> None:
@@ -71,7 +78,7 @@ class Server:
         """Ask it to stop and return its exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=40)
+        return self.process.wait(timeout=STOPPED_S)
 
     def end(self) -> None:
         """Leave nothing behind, however the test went."""

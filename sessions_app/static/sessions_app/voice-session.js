@@ -1,105 +1,156 @@
-// One session over the WebSocket protocol voice.v1: parses, answers, counts; knows nothing of the page or of audio devices.
+// One session, over one connection after another: it comes back by itself when a connection is lost. Knows nothing of the page or of audio
+// devices. Its tokens are in its memory only.
+import { delayMs, mayComeBack } from "./coming-back.js";
+import { Connection } from "./connection.js";
 
-const PING_EVERY_MS = 2000;
-const GOODBYE_MS = 8000; // the server closes a stopped session within 5 s
-const MOST_UNSENT_BYTES = 64 * 1024; // more than that is old before it leaves: drop instead
+const GIVE_UP_MS = 30_000; // no server keeps a place for a client much longer; what it does not keep it refuses
+const CONNECT_TOKEN_MS = 60_000;
+const STEADY_MS = 5000; // a connection that lasted so long was a good one: the tries begin anew
 
 export class VoiceSession {
-  #socket;
+  #url;
+  #token;
   #handlers;
-  #timers = [];
-  #started = false;
-  #last = null; // the message that explains the close
+  #connectUntil = performance.now() + CONNECT_TOKEN_MS;
+  #resumes = false; // whether the token is a resume token
+  #connection = null;
+  #timer = null; // of the next try
+  #stage = "new";
+  #lostAt = null;
+  #cameAt = 0;
+  #tries = 0;
+  #isOver = false;
 
   /**
    * @param {string} url
-   * @param {string} token connect token; sent as a subprotocol, since an address would end up in logs
-   * @param {object} handlers queued(message), started(message), draining(message), audio(buffer), problem(message), roundTrip(ms),
-   *   closed({code, explanation, wasStarted}); `explanation` is the server's session.rejected or session.ended, or null
+   * @param {string} token connect token
+   * @param {object} handlers queued(message), live(message, awayMs), lost(stage), draining(message), audio(buffer), problem(message),
+   *   roundTrip(ms), closed({code, explanation, stage, isAway}), once, and last. `stage` is how far it came: "new", "queued" or "live"; `awayMs` how
+   *   long the connection was lost, null where it was not; `explanation` the server's session.rejected or session.ended, or null. Code 1000
+   *   without an explanation is this side's own end.
    */
   constructor(url, token, handlers) {
+    this.#url = url;
+    this.#token = token;
     this.#handlers = handlers;
     this.sent = 0;
     this.received = 0;
     this.dropped = 0;
-    this.#socket = new WebSocket(url, ["voice.v1", `token.${token}`]);
-    this.#socket.binaryType = "arraybuffer";
-    this.#socket.onopen = () => this.#say({ type: "session.start" });
-    this.#socket.onmessage = ({ data }) => this.#hear(data);
-    this.#socket.onclose = ({ code }) => this.#closed(code);
+    addEventListener("online", this.#tryNow);
+    this.#connect();
   }
 
-  /** @param {ArrayBuffer} frame one frame of the announced format */
+  /** @param {ArrayBuffer} frame one frame of the announced format. Returns whether it went: what is said in a gap is not kept for later */
   sendAudio(frame) {
-    if (!this.#started || this.#socket.readyState !== WebSocket.OPEN) return;
-    if (this.#socket.bufferedAmount > MOST_UNSENT_BYTES) {
-      this.dropped += 1;
-      return;
-    }
-    this.#socket.send(frame);
-    this.sent += 1;
+    const went = this.#connection?.send(frame) ?? false;
+    if (went) this.sent += 1;
+    else this.dropped += 1;
+    return went;
   }
 
-  /** Hang up; `closed` follows. */
+  /** Hang up, leave the queue, or stop trying; `closed` follows, at once where there is no session to end. */
   stop() {
-    if (this.#started && this.#socket.readyState === WebSocket.OPEN) {
-      this.#say({ type: "session.stop" });
-      this.#timers.push(setTimeout(() => this.#socket.close(1000), GOODBYE_MS));
+    if (this.#connection?.isLive) {
+      this.#stage = "stopping";
+      this.#connection.stop();
     } else {
-      this.#socket.close(1000);
+      this.leave();
     }
   }
 
   /** Hang up at once, as when the page goes away. */
   leave() {
-    this.#socket.close(1000);
+    if (this.#isOver) return;
+    const isAway = this.#lostAt !== null;
+    const stage = this.#stage;
+    this.#stage = "stopping";
+    this.#connection?.leave();
+    this.#finish({ code: 1000, explanation: null, stage, isAway });
   }
 
-  #say(message) {
-    if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
+  #connect() {
+    clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#connection = new Connection(this.#url, this.#token, this.#resumes, {
+      message: (message) => this.#hear(message),
+      audio: (frame) => {
+        this.received += 1;
+        this.#handlers.audio(frame);
+      },
+      roundTrip: (ms) => this.#handlers.roundTrip(ms),
+      closed: (close) => this.#closed(close),
+    });
   }
 
-  #hear(data) {
-    if (data instanceof ArrayBuffer) {
-      this.received += 1;
-      this.#handlers.audio(data);
-      return;
+  #tryNow = () => {
+    if (this.#timer !== null) this.#connect();
+  };
+
+  #hear(message) {
+    if (message.resume_token) {
+      this.#token = message.resume_token;
+      this.#resumes = true;
     }
-    const message = JSON.parse(data);
     switch (message.type) {
       case "session.queued":
+        this.#arrive("queued");
         this.#handlers.queued(message);
         break;
       case "session.started":
-        this.#begin(message);
+      case "session.resumed":
+        this.#handlers.live(message, this.#arrive("live"));
         break;
       case "session.draining":
         this.#handlers.draining(message);
         break;
-      case "session.rejected":
-      case "session.ended":
-        this.#last = message;
-        break;
       case "error":
         this.#handlers.problem(message);
         break;
-      case "pong":
-        this.#handlers.roundTrip(performance.now() - message.t);
-        break;
-      default: // newer servers may say more
+      default: // the last words are told with the close; newer servers may say more
     }
   }
 
-  #begin(message) {
-    this.#started = true;
-    const ping = () => this.#say({ type: "ping", t: performance.now() });
-    ping();
-    this.#timers.push(setInterval(ping, PING_EVERY_MS));
-    this.#handlers.started(message);
+  /** Note how far it has come, and return for how long it was away. */
+  #arrive(stage) {
+    const now = performance.now();
+    const awayMs = this.#lostAt === null ? null : now - this.#lostAt;
+    if (this.#stage !== "stopping") this.#stage = stage;
+    if (awayMs !== null) this.#cameAt = now;
+    this.#lostAt = null;
+    return awayMs;
   }
 
-  #closed(code) {
-    for (const timer of this.#timers) clearTimeout(timer);
-    this.#handlers.closed({ code, explanation: this.#last, wasStarted: this.#started });
+  #closed(close) {
+    if (this.#isOver) return;
+    this.#connection = null;
+    const stage = this.#stage;
+    if (stage === "stopping" || !mayComeBack(close, this.#resumes)) {
+      this.#finish({ ...close, stage, isAway: this.#lostAt !== null });
+      return;
+    }
+    const now = performance.now();
+    if (this.#lostAt === null) {
+      this.#lostAt = now;
+      if (now - this.#cameAt > STEADY_MS) this.#tries = 0;
+      this.#handlers.lost(stage);
+    }
+    const patience = this.#lostAt + GIVE_UP_MS;
+    const left = (this.#resumes ? patience : Math.min(patience, this.#connectUntil)) - now;
+    if (left <= 0) {
+      this.#finish({ code: 1006, explanation: null, stage, isAway: true });
+      return;
+    }
+    const asked = (close.explanation?.retry_after_s ?? 0) * 1000;
+    // The last try is at the very end, however long the wait would be.
+    this.#timer = setTimeout(() => this.#connect(), Math.min(left, asked + delayMs(this.#tries)));
+    this.#tries += 1;
+  }
+
+  #finish(close) {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    clearTimeout(this.#timer);
+    removeEventListener("online", this.#tryNow);
+    this.#handlers.closed(close);
   }
 }

@@ -1,0 +1,95 @@
+"""The record of limits, checked: each change begins with what the one before it left, and the last one is what is in force now.
+
+A quota, its tenant, a backend and the platform each have a chain of their own. Compared are the fields that both sides have, since a
+later version may add some; not compared are secrets, which are never recorded, and times, whose text depends on who wrote it.
+
+Pure: rows come from ``verification``, one chain after the other; one record is held at a time.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
+
+from sessions_app.selectors.replay import Findings
+
+NOW: Final = 2**63 - 1  # the number of what is in force now
+LIMITS: Final[Mapping[str, tuple[str, ...]]] = {
+    "quota": ("max_concurrent_sessions", "max_sessions_per_user", "burst"),
+    "backend": ("cap",),
+    "platform": ("max_concurrent_sessions",),
+}
+_NOT_COMPARED: Final = frozenset({"secrets", "created_at", "updated_at"})
+
+
+class Record(NamedTuple):
+    """A ``LimitChange`` with its JSON as text, or (``seq`` is ``NOW``) the row itself as ``new``.
+
+    ``kind`` is what the row is: quota, tenant, backend or platform.
+    """
+
+    scope: str
+    ref: int
+    kind: str
+    seq: int
+    id: int
+    old: str | None
+    new: str | None
+
+
+def check(records: Iterable[Record], *, horizon: int, found: Findings) -> None:
+    """Name what does not fit; ``records`` are in the order of their first five fields."""
+    for _, chain in groupby(records, key=attrgetter("scope", "ref", "kind")):
+        _check_chain(chain, horizon, found)
+
+
+def _check_chain(chain: Iterable[Record], horizon: int, found: Findings) -> None:
+    before: Record | None = None
+    left: dict[str, Any] | None = None
+    for record in chain:
+        new = _read(record.new)
+        if record.seq == NOW:
+            if before is None:
+                found.add(f"{_name(record)} has no record of its limits")
+            elif wrong := _differ(left, new):
+                found.add(f"{_name(record)} is not as its last record, {before.id}, left it: {wrong}")
+            break
+        old = _read(record.old)
+        if before is not None and (wrong := _differ(left, old)):
+            found.add(f"record {record.id} of {_name(record)} does not begin with what record {before.id} left: {wrong}")
+        if before is None and old is not None and record.seq > horizon:
+            found.add(f"the records of {_name(record)} before record {record.id} are missing")
+        for field in LIMITS.get(record.kind, ()) if new is not None else ():
+            if not _is_limit(new, field):
+                found.add(f"record {record.id} of {_name(record)} has no limit in its field {field}")
+        before, left = record, new
+    else:
+        if before is not None and left is not None:
+            found.add(f"{_name(before)} is gone, and its last record, {before.id}, does not say so")
+
+
+def _read(text: str | None) -> dict[str, Any] | None:
+    value = json.loads(text) if text is not None else None
+    return value if isinstance(value, dict) else None
+
+
+def _differ(left: dict[str, Any] | None, right: dict[str, Any] | None) -> str:
+    """Return the fields that differ; empty where none does. Values are left out: some are not for everybody's eyes."""
+    if left is None or right is None:
+        return "" if left is right else "it was made or deleted in between"
+    return ", ".join(sorted(name for name in (left.keys() & right.keys()) - _NOT_COMPARED if left[name] != right[name]))
+
+
+def _is_limit(row: Mapping[str, Any] | None, field: str) -> bool:
+    value = row.get(field, "") if row is not None else ""
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+
+
+def _name(record: Record) -> str:
+    match record.kind:
+        case "quota":
+            return f"the quota of tenant {record.ref}"
+        case "platform":
+            return "the platform"
+    return f"{record.scope} {record.ref}"
