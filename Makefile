@@ -13,7 +13,7 @@ CHECK_ENV = SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(
 help:  ## list these commands
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile | while IFS='	' read -r name text; do printf '  make %-6s %s\n' "$$name" "$$text"; done
 
-run: venv-run  ## start the whole platform here; Ctrl-C stops it (PORT, VOICE_DATA_DIR: see `manage.py up --help`)
+run: venv-run  ## start the whole platform here; Ctrl-C stops it (PORT=8001, WEB=2, SERVER=daphne: see `manage.py up --help`)
 	@exec $(PY) -I -S voiceplatform/launch.py --signal SIGTERM -- $(PY) manage.py up
 
 test: venv-test  ## run all tests, on real PostgreSQL and Valkey (PYTEST_ARGS adds arguments)

@@ -11,7 +11,7 @@ from typing import Any
 from celery import shared_task, signals
 from django.conf import settings
 
-from sessions_app.runtime import prober
+from sessions_app.runtime import prober, telemetry
 from sessions_app.runtime.pulse import Pulse
 from sessions_app.selectors import platform_health
 from sessions_app.services import prune as pruning
@@ -27,7 +27,9 @@ def probe() -> int:
 @shared_task
 def sweep() -> int:
     """End what lost its lease."""
-    return sweeping.sweep(holder=f"celery:{os.getpid()}").ended
+    swept = sweeping.sweep(holder=f"celery:{os.getpid()}")
+    telemetry.leaked(swept.leaked_s)
+    return swept.ended
 
 
 @shared_task

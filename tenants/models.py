@@ -9,7 +9,7 @@ from typing import Final
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.utils import timezone
 
 from tenants import credentials, extensions
@@ -106,7 +106,12 @@ class Quota(models.Model):
         null=True, blank=True, default=60, help_text="Seconds that a session may wait in the queue; empty: unlimited."
     )
 
+    reserved_backend = models.SlugField(
+        blank=True, default="", help_text="Where the reserved slots are; empty: on the only or the first backend that the tenant may use."
+    )
+
     class Meta:
+        indexes = [models.Index(fields=["tenant"], name="quotas_that_reserve", condition=Q(reserved__gt=0))]
         constraints = [
             models.CheckConstraint(
                 condition=Q(priority__gte=LOWEST_PRIORITY, priority__lte=HIGHEST_PRIORITY), name="tenants_quota_priority_0_to_9"
@@ -121,6 +126,47 @@ class Quota(models.Model):
         """Ask those who know more than this row; form and service both come here, inside their transaction."""
         super().clean()
         extensions.validate_quota(self)
+
+
+OVERRIDABLE: Final = (
+    "max_concurrent_sessions",
+    "max_sessions_per_user",
+    "sessions_per_minute",
+    "user_sessions_per_minute",
+    "burst",
+    "max_queue_length",
+)
+
+
+class Override(models.Model):
+    """A change of one limit for a time: it is added to what the quota says, and reverts by itself when its time is over.
+
+    An unlimited figure stays so, and none goes below zero. The times are compared with the database's clock.
+    """
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="overrides", db_index=False)
+    field = models.CharField(max_length=40, choices=[(each, each) for each in OVERRIDABLE])
+    change = models.IntegerField(help_text="Added to the quota's figure: 20 is twenty more, -5 five fewer.")
+    starts_at = models.DateTimeField(default=timezone.now)
+    ends_at = models.DateTimeField()
+    note = models.CharField(max_length=200, help_text="Why.")
+    created_by = models.CharField(max_length=150, blank=True, default="", editable=False)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["-ends_at"]
+        indexes = [models.Index(fields=["tenant", "ends_at"], name="overrides_in_force")]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(ends_at__gt=F("starts_at")),
+                name="tenants_override_ends_after_its_start",
+                violation_error_message="An override ends after it starts.",
+            ),
+            models.CheckConstraint(condition=Q(field__in=OVERRIDABLE), name="tenants_override_field_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.change:+d} {self.field} until {self.ends_at:%Y-%m-%d %H:%M}"
 
 
 class Membership(models.Model):

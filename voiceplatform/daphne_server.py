@@ -16,15 +16,13 @@ from twisted.internet import asyncioreactor
 
 # Before daphne is imported, which would install the reactor on a loop of its own making.
 _loop: Final = uvloop.new_event_loop()
-asyncioreactor.install(_loop)
+asyncioreactor.install(_loop)  # type: ignore[no-untyped-call]
 
 from daphne.server import Server as DaphneServer  # noqa: E402
 from daphne.ws_protocol import WebSocketProtocol  # noqa: E402
 from twisted.internet import reactor as _reactor  # noqa: E402
 from twisted.internet.defer import Deferred  # noqa: E402
-from twisted.internet.interfaces import IPushProducer  # noqa: E402
 from twisted.logger import STDLibLogObserver, globalLogPublisher  # noqa: E402
-from zope.interface import implementer  # noqa: E402
 
 from voiceplatform import asgi  # noqa: E402
 from voiceplatform.stopping import Stop  # noqa: E402
@@ -66,9 +64,8 @@ def _end_loop() -> None:
     _loop.close()
 
 
-@implementer(IPushProducer)
 class _Gate:
-    """Closed while a WebSocket's client does not read: Twisted calls it when more than 64 KiB wait to be sent."""
+    """Closed while a WebSocket's client does not read: a producer, in Twisted's words, which it pauses when more than 64 KiB wait."""
 
     def __init__(self, transport: Any) -> None:
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -83,16 +80,16 @@ class _Gate:
         """Wait until it is open."""
         await self._open.wait()
 
-    def pauseProducing(self) -> None:  # noqa: N802 - Twisted's name
+    def pauseProducing(self) -> None:
         self._open.clear()
 
-    def resumeProducing(self) -> None:  # noqa: N802
+    def resumeProducing(self) -> None:
         self._open.set()
         if self._transport.disconnecting:
             # It waits for its producer before it closes.
             self._transport.unregisterProducer()
 
-    def stopProducing(self) -> None:  # noqa: N802
+    def stopProducing(self) -> None:
         self._open.set()
         if not self.lost.done():
             self.lost.set_result(None)
@@ -114,7 +111,7 @@ class _Server(DaphneServer):  # type: ignore[misc]  # daphne has no types
             ping_timeout=PONG_S,
         )
         # It takes a description of where to listen, which cannot name a socket of any family that is open already.
-        self.endpoints = []
+        self.endpoints: list[str] = []
         self.stop_wish = Stop(reactor.stop)
         self._listener = listener
         self._ready = ready
@@ -124,9 +121,10 @@ class _Server(DaphneServer):  # type: ignore[misc]  # daphne has no types
         """Called by daphne before the reactor runs, which is the last moment to prepare for it."""
         # daphne sends Twisted's log nowhere; what Twisted caught must be known.
         logging.getLogger("twisted").setLevel(logging.ERROR)
-        globalLogPublisher.addObserver(STDLibLogObserver("twisted"))
+        told: Any = STDLibLogObserver("twisted")
+        globalLogPublisher.addObserver(told)
         self.stop_wish.listen(_loop)
-        _loop.create_task(self._start())  # noqa: RUF006 - the loop does not end before the server does
+        _loop.create_task(self._start())
 
     async def _start(self) -> None:
         await asgi.start()

@@ -17,23 +17,26 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-import psutil
 import psycopg
 import redis
 
-from voiceplatform import datafolder, env, logs, processes
+from voiceplatform import datafolder, env, listening, logs, processes, web
 from voiceplatform.embedded import EmbeddedError, Postgres, StoreInUseError, Valkey
 from voiceplatform.embedded.files import write_private
-from voiceplatform.supervisor import CannotStartError, Interrupted, Program, Supervisor, prefixed
+from voiceplatform.program import Program
+from voiceplatform.supervisor import CannotStartError, Interrupted, Supervisor, prefixed
 
 BASE_DIR: Final = Path(__file__).resolve().parent.parent
 USAGE: Final = """usage: manage.py up
 
 Start the whole platform on this machine, and stop it with Ctrl-C: PostgreSQL and Valkey (unless DATABASE_URL and
 VALKEY_URL name some), migrations, a demo tenant, the web server, a Celery worker and its scheduler.
+Live calls are handed over or ended within ten seconds; a second Ctrl-C does not wait for that.
 
 environment:
   PORT            of the web server (default 8000)
+  SERVER          what it is: uvicorn (the default) or daphne
+  WEB             how many processes of it share the port, 1 to 16 (default 1)
   VOICE_BIND      address that it listens on (default 127.0.0.1)
   VOICE_DATA_DIR  folder for data, secrets and logs (default .data)
   DATABASE_URL    a PostgreSQL to use instead of the embedded one
@@ -42,6 +45,8 @@ environment:
 """
 _READY_TIMEOUT_S: Final = 1.0
 _IMPATIENCE_S: Final = 20.0  # when to say why it is not ready yet
+_MOST_WEB: Final = 16
+_WEB_PATIENCE_S: Final = 12.0  # it ends by itself within ten
 
 
 class RefusedError(Exception):
@@ -50,11 +55,18 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where this instance listens and keeps its data."""
+    """Where this instance listens and keeps its data, and what serves there."""
 
     host: str
     port: int
     folder: Path
+    server: str
+    processes: int
+
+    @property
+    def web_names(self) -> list[str]:
+        """What the web processes are called."""
+        return ["web"] if self.processes == 1 else [f"web{number}" for number in range(1, self.processes + 1)]
 
     @property
     def origin(self) -> str:
@@ -73,6 +85,7 @@ class Store:
 
     name: str
     store: Postgres | Valkey
+    tells_when_up: bool = False
 
     @property
     def alive(self) -> bool:
@@ -82,6 +95,9 @@ class Store:
     def start(self) -> None:
         """Start it at the address that it had."""
         self.store.start()
+
+    def ask_to_stop(self) -> None:
+        """Do nothing: what it holds is in use until it is stopped."""
 
     def stop(self) -> None:
         """Stop it, everything on disk."""
@@ -104,9 +120,10 @@ def main(arguments: list[str]) -> int:
         with supervisor.signals():
             place = _place()
             lock = _lock(place.folder)
-            _refuse_busy_port(place)
-            return _run(supervisor, place)
-    except (env.ConfigurationError, EmbeddedError, RefusedError) as error:
+            # Now, since the web server is started last, and kept open: nobody else takes the port meanwhile.
+            with listening.listen(place.host, place.port) as listener:
+                return _run(supervisor, place, listener)
+    except (env.ConfigurationError, EmbeddedError, RefusedError, listening.CannotListenError) as error:
         sys.stderr.write(f"voiceplatform: {error}\n")
         return 2
     except CannotStartError as error:
@@ -129,7 +146,7 @@ def _say(name: str, line: str) -> None:
         raise
 
 
-def _run(supervisor: Supervisor, place: Place) -> int:
+def _run(supervisor: Supervisor, place: Place, listener: socket.socket) -> int:
     """Start everything, keep it running, stop it."""
     additions = {
         "VOICE_DATA_DIR": str(place.folder),
@@ -140,11 +157,13 @@ def _run(supervisor: Supervisor, place: Place) -> int:
     try:
         _start_stores(supervisor, place.folder)
         _set_up(supervisor, place.folder, additions)
-        web = _start_services(supervisor, place, additions)
-        supervisor.run(_Announcer(supervisor, place, web).tick)
+        _start_services(supervisor, place, listener, additions)
+        supervisor.run(_Announcer(supervisor, place).tick)
     except Interrupted:
         pass
     finally:
+        # From here on the port is open for as long as a web process has it, and nobody waits there in vain.
+        listener.close()
         if supervisor.running:
             supervisor.say("up", "stopping; a second Ctrl-C does not wait" if supervisor.stops else "stopping")
             supervisor.stop()
@@ -158,6 +177,8 @@ def _place() -> Place:
         host=env.text("VOICE_BIND", "127.0.0.1"),
         port=env.integer("PORT", 8000, minimum=1, maximum=65_535),
         folder=env.folder("VOICE_DATA_DIR", BASE_DIR / ".data"),
+        server=web.chosen_server(),
+        processes=env.integer("WEB", 1, minimum=1, maximum=_MOST_WEB),
     )
 
 
@@ -174,20 +195,6 @@ def _lock(folder: Path) -> processes.FolderLock:
         lock.release()
         raise RefusedError(f"The data folder {folder} cannot be written: {error.strerror}. Set VOICE_DATA_DIR to another.") from None
     return lock
-
-
-def _refuse_busy_port(place: Place) -> None:
-    """Bind the port for a moment: the web server, which is started last, would find out much later."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen()
-    except socket.gaierror:
-        raise RefusedError(f"VOICE_BIND is {place.host!r}, which is no address of this machine.") from None
-    except OSError as error:
-        raise RefusedError(f"Port {place.port} on {place.host} cannot be used: {error.strerror}. Set PORT to another.") from None
 
 
 def _start_stores(supervisor: Supervisor, folder: Path) -> None:
@@ -259,41 +266,43 @@ def _complaint(lines: list[str]) -> str:
     return logs.redact((errors or lines or ["it said nothing."])[-1])
 
 
-def _start_services(supervisor: Supervisor, place: Place, additions: dict[str, str]) -> Program:
-    """Start web, worker and beat; return web."""
+def _start_services(supervisor: Supervisor, place: Place, listener: socket.socket, additions: dict[str, str]) -> None:
+    """Start worker and beat, and the web processes, which are stopped before them."""
     celery = [sys.executable, "-W", "ignore:You're running the worker with superuser", "-m", "celery", "-q", "-A", "voiceplatform"]
-    level = env.text("LOG_LEVEL", "INFO").upper()
     # All tasks come round within seconds: nothing is worth keeping in a schedule file.
     beat = [*celery, "beat", "--scheduler", "celery.beat:Scheduler", "--pidfile="]
-    worker = [
-        *celery,
-        "worker",
-        "--concurrency",
-        "1",
-        "--without-gossip",
-        "--without-mingle",
-        "--loglevel",
-        level,
-        "--hostname",
-        f"{place.port}@%h",
-    ]
-    web = [sys.executable, "-m", "voiceplatform.web", "--host", place.host, "--port", str(place.port)]
-    started = {
-        name: Program(name, command, supervisor, folder=BASE_DIR, additions=additions, patience_s=patience_s)
-        for name, command, patience_s in (("web", web, 35.0), ("worker", worker, 10.0), ("beat", beat, 5.0))
-    }
-    for service in started.values():
-        supervisor.add(service)
-    return started["web"]
+    worker = [*celery, "worker", "--concurrency", "1", "--without-gossip", "--without-mingle"]
+    worker += ["--loglevel", env.text("LOG_LEVEL", "INFO").upper(), "--hostname", f"{place.port}@%h"]
+    supervisor.add(
+        *(
+            Program(name, command, supervisor, folder=BASE_DIR, additions=additions, patience_s=patience_s)
+            for name, command, patience_s in (("beat", beat, 5.0), ("worker", worker, 10.0))
+        )
+    )
+    serve = [sys.executable, "-m", "voiceplatform.web", "--server", place.server, "--fd", str(listener.fileno())]
+    supervisor.add(
+        *(
+            Program(
+                name,
+                serve,
+                supervisor,
+                folder=BASE_DIR,
+                additions=additions,
+                patience_s=_WEB_PATIENCE_S,
+                inherits=[listener.fileno()],
+                ready_option="--ready-fd",
+            )
+            for name in place.web_names
+        )
+    )
 
 
 class _Announcer:
     """Prints the addresses once the platform is ready, and why it is not where that takes long."""
 
-    def __init__(self, supervisor: Supervisor, place: Place, web: Program) -> None:
+    def __init__(self, supervisor: Supervisor, place: Place) -> None:
         self._supervisor = supervisor
         self._place = place
-        self._web = web
         self._done = False
         self._impatient_at = time.monotonic() + _IMPATIENCE_S
 
@@ -304,21 +313,16 @@ class _Announcer:
         reason = self._reason()
         if not reason:
             self._done = True
-            self._supervisor.mark_up(self._web.name)
             self._announce()
         elif time.monotonic() >= self._impatient_at:
             self._impatient_at = time.monotonic() + _IMPATIENCE_S
             self._supervisor.say("up", f"not ready yet: {reason}")
 
     def _reason(self) -> str:
-        """Return why it is not ready, empty where it is. Only our own web server is asked, not another one on the same port."""
-        process = self._web.process
-        try:
-            sockets = psutil.Process(process.pid).net_connections("tcp") if process is not None else []
-        except psutil.Error:
-            sockets = []
-        if not any(found.status == psutil.CONN_LISTEN and found.laddr.port == self._place.port for found in sockets):
-            return "the web server does not listen yet"
+        """Return why it is not ready, empty where it is. Nobody is asked before all would answer: the port has been open all along."""
+        missing = self._supervisor.missing(*self._place.web_names)
+        if missing:
+            return f"{' and '.join(missing)} {'does' if len(missing) == 1 else 'do'} not serve yet"
         connection = http.client.HTTPConnection(self._place.reachable, self._place.port, timeout=_READY_TIMEOUT_S)
         hosts = [name.lstrip(".") for name in env.words("ALLOWED_HOSTS") if name != "*"]
         headers = {"X-Forwarded-Proto": "https"} | ({"Host": hosts[0]} if hosts else {})

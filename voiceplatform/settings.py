@@ -149,6 +149,7 @@ VOICE_PROBE_TIMEOUT_S = 3.0
 VOICE_OPEN_TIMEOUT_S = 5.0  # opening the provider's side
 VOICE_CLOSE_TIMEOUT_S = 5.0  # closing it; the slot is given back after this at the latest
 VOICE_START_TIMEOUT_S = 5.0  # from the socket's open to its session.start
+VOICE_REFUSALS_RECORDED_PER_S = 20  # for one tenant and reason, by one process; further ones are counted
 VOICE_CONNECT_TOKEN_S = 60  # how long a connect token lives
 VOICE_RETENTION_DAYS = env.integer("VOICE_RETENTION_DAYS", 90, minimum=0, maximum=36_500)  # of history, from a session's end; 0: for ever
 VOICE_PRUNE_TASK_S = 3600.0  # Celery deletes what is older this often

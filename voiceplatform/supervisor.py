@@ -1,6 +1,7 @@
 """Keeps child processes and stores running: starts them again with backoff, prints their lines with their name, stops them in order.
 
-Owns: the loop, the backoff, the order of stopping, the signals of its process. Refuses: to go on when a service cannot start at all.
+Owns: the loop, the backoff, the order of stopping, the signals of its process. Refuses: to go on when a service cannot start at all:
+when it ended again and again and was never up. Up is who said so, or, of those that do not say, who lived a few seconds.
 One thread, no threads started: children get their death signal when the thread that started them ends. What the services are is
 ``local``'s business.
 """
@@ -9,24 +10,20 @@ import os
 import selectors
 import signal
 import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
 
-from voiceplatform import processes
 from voiceplatform.embedded import EmbeddedError
 
 FIRST_DELAY_S: Final = 1.0
 LONGEST_DELAY_S: Final = 30.0
 STEADY_S: Final = 60.0  # who lived this long starts again with the first delay
-EARLY_S: Final = 5.0  # who ends within this, never having been up, may be unable to start
-EARLY_DEATHS: Final = 5  # so many in a row, and it is
-_LONGEST_LINE: Final = 65_536  # bytes; a longer one is cut in two
+EARLY_S: Final = 5.0  # who lived this long is up, unless it is one that tells by itself
+EARLY_DEATHS: Final = 5  # so many in a row of one that was never up, and it is unable to start
 _TICK_S: Final = 0.2
 _NAME_WIDTH: Final = 6
 
@@ -45,6 +42,7 @@ class Service(Protocol):
     """What can be kept running."""
 
     name: str
+    tells_when_up: bool  # by ``Supervisor.mark_up``
 
     @property
     def alive(self) -> bool:
@@ -52,6 +50,9 @@ class Service(Protocol):
 
     def start(self) -> None:
         """Start it; raises ``EmbeddedError`` or ``OSError`` where that fails."""
+
+    def ask_to_stop(self) -> None:
+        """Tell it to end, where that can be said without waiting."""
 
     def stop(self) -> None:
         """Stop it within bounded time."""
@@ -67,14 +68,20 @@ class Restarts:
     started: float
     delay: float = FIRST_DELAY_S
     first_delay: float = FIRST_DELAY_S
+    tells_when_up: bool = False
     up: bool = False  # it has been up at some time
     early_deaths: int = 0
     start_at: float | None = None  # it is dead, and is to be started then
 
+    def lives(self, now: float) -> None:
+        """Note that it is alive: after a while that is up, but of one that tells."""
+        self.up = self.up or (not self.tells_when_up and now - self.started >= EARLY_S)
+
     def died(self, now: float) -> bool:
         """Plan the next start; False where it never was up, and this was one early death too many."""
         lived = now - self.started
-        self.early_deaths = self.early_deaths + 1 if not self.up and lived < EARLY_S else 0
+        early = not self.up and (self.tells_when_up or lived < EARLY_S)
+        self.early_deaths = self.early_deaths + 1 if early else 0
         if lived >= STEADY_S:
             self.delay = self.first_delay
         self.start_at = now + self.delay
@@ -97,7 +104,7 @@ class Supervisor:
     def __init__(self, say: Say, *, first_delay_s: float = FIRST_DELAY_S) -> None:
         self._say = say
         self._first_delay = first_delay_s
-        self._running: list[tuple[Service, Restarts]] = []
+        self._running: list[list[tuple[Service, Restarts]]] = []  # in groups that stop together
         self._stops = 0
         self._selector = selectors.DefaultSelector()
 
@@ -132,7 +139,7 @@ class Supervisor:
     @property
     def running(self) -> bool:
         """Whether there is a service to stop."""
-        return bool(self._running)
+        return any(self._running)
 
     def say(self, name: str, line: str) -> None:
         """Print a line; when nobody reads any more, that is a wish to stop."""
@@ -147,17 +154,26 @@ class Supervisor:
         if self._stops:
             raise Interrupted
 
-    def add(self, service: Service) -> None:
-        """Start a service and keep it running from now on; the last one added is the first one stopped."""
-        self.raise_if_stopping()
-        service.start()
-        self._running.append((service, Restarts(time.monotonic(), self._first_delay, self._first_delay)))
+    def add(self, *services: Service) -> None:
+        """Start services and keep them running from now on; they stop together, and before all that were added earlier."""
+        group: list[tuple[Service, Restarts]] = []
+        self._running.append(group)
+        for service in services:
+            self.raise_if_stopping()
+            service.start()
+            restarts = Restarts(time.monotonic(), self._first_delay, self._first_delay, tells_when_up=service.tells_when_up)
+            group.append((service, restarts))
 
     def mark_up(self, name: str) -> None:
         """Note that this service has been up: its deaths no longer end it all."""
-        for service, restarts in self._running:
+        for service, restarts in self._all():
             if service.name == name:
                 restarts.up = True
+
+    def missing(self, *names: str) -> list[str]:
+        """Return which of these services are not up, as far as is known."""
+        up = {service.name for service, restarts in self._all() if restarts.up and restarts.start_at is None}
+        return [name for name in names if name not in up]
 
     def run(self, every_tick: Callable[[], None]) -> None:
         """Keep everything running, until a signal.
@@ -168,14 +184,21 @@ class Supervisor:
         while not self._stops:
             self.pump(_TICK_S)
             now = time.monotonic()
-            for service, restarts in self._running:
+            for service, restarts in self._all():
                 self._tend(service, restarts, now)
             every_tick()
 
     def stop(self) -> None:
-        """Stop all services, the last one added first."""
+        """Stop all services, the last ones added first; those that were added together are all told before one is waited for."""
         while self._running:
-            self._running.pop()[0].stop()
+            group = self._running.pop()
+            for service, _ in group:
+                service.ask_to_stop()
+            for service, _ in reversed(group):
+                service.stop()
+
+    def _all(self) -> list[tuple[Service, Restarts]]:
+        return [each for group in self._running for each in group]
 
     def pump(self, seconds: float) -> None:
         """Print what children say, for this long at most; returns at the first sign of life, a signal included."""
@@ -195,7 +218,7 @@ class Supervisor:
     def _tend(self, service: Service, restarts: Restarts, now: float) -> None:
         if restarts.start_at is None:
             if service.alive:
-                restarts.up = restarts.up or now - restarts.started >= EARLY_S
+                restarts.lives(now)
                 return
             if not restarts.died(now):
                 raise CannotStartError(f"{service.name} cannot start: it ended {EARLY_DEATHS} times, {service.last_words()}.")
@@ -209,127 +232,6 @@ class Supervisor:
 
     def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stops += 1
-
-
-class Program:
-    """A child process as a service: its lines are printed with its name.
-
-    Args:
-        name: what its lines begin with.
-        command: the program's path and its arguments.
-        supervisor: who reads its output.
-        folder: its working directory.
-        additions: variables on top of this process's environment.
-        patience_s: how long it may take to end after SIGTERM.
-        say: who is told its lines instead of the supervisor.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        command: Sequence[str | Path],
-        supervisor: Supervisor,
-        *,
-        folder: Path,
-        additions: Mapping[str, str],
-        patience_s: float,
-        say: Say | None = None,
-    ) -> None:
-        self.name = name
-        self.process: subprocess.Popen[bytes] | None = None
-        self.last_line = ""
-        self._command = command
-        self._supervisor = supervisor
-        self._folder = folder
-        self._additions = additions
-        self._patience = patience_s
-        self._say = say or supervisor.say
-        self._rest = b""
-        self._open_pipes = 0
-
-    @property
-    def alive(self) -> bool:
-        """Whether it runs; once it does not, no process of its group does."""
-        if self.process is None:
-            return False
-        if self.process.poll() is None:
-            return True
-        processes.end(self.process)
-        return False
-
-    def start(self) -> None:
-        """Start it."""
-        self._rest = b""
-        reader, writer = os.pipe()
-        try:
-            self.process = processes.spawn(self._command, additions=self._additions, folder=self._folder, output=writer)
-        except BaseException:
-            os.close(reader)
-            raise
-        finally:
-            os.close(writer)
-        self._open_pipes += 1
-        self._supervisor.watch(reader, lambda: self._read(reader))
-
-    def stop(self) -> None:
-        """Ask it to end, print what it still says, and after its patience, or a second signal to us, kill it and its group."""
-        if self.process is None:
-            return
-        if self.process.poll() is None:
-            self.process.terminate()
-        until = time.monotonic() + self._patience
-        while self.process.poll() is None and self._supervisor.stops < 2 and time.monotonic() < until:
-            self._supervisor.pump(_TICK_S)
-        processes.end(self.process)
-        self.drain()
-
-    def run(self) -> int:
-        """Start it, wait for its end, and return its exit code.
-
-        Raises:
-            Interrupted: a signal asks to stop; it has been killed.
-        """
-        self.start()
-        process = self.process
-        assert process is not None
-        try:
-            while process.poll() is None:
-                self._supervisor.pump(_TICK_S)
-                self._supervisor.raise_if_stopping()
-        finally:
-            processes.end(process)
-            self.drain()
-        return process.returncode
-
-    def drain(self) -> None:
-        """Print the rest; its pipe ends now, since its whole group has, but a stray grandchild may hold it: bounded."""
-        until = time.monotonic() + 1.0
-        while self._open_pipes and time.monotonic() < until:
-            self._supervisor.pump(_TICK_S)
-
-    def last_words(self) -> str:
-        """Say by what signal or with which code it ended."""
-        code = self.process.poll() if self.process is not None else None
-        if code is None:
-            return "it did not start"
-        if code < 0:
-            return f"killed by {signal.Signals(-code).name}"
-        return f"with exit code {code}" + (f", after the line: {self.last_line}" if code and self.last_line else "")
-
-    def _read(self, pipe: int) -> bool:
-        chunk = os.read(pipe, _LONGEST_LINE)
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
-        if self._rest and (not chunk or len(self._rest) > _LONGEST_LINE):
-            lines.append(self._rest)
-            self._rest = b""
-        for line in lines:
-            text = line.decode(errors="replace").rstrip()
-            if text:
-                self.last_line = text
-                self._say(self.name, text)
-        if not chunk:
-            self._open_pipes -= 1
-        return bool(chunk)
 
 
 def prefixed(name: str, line: str) -> str:

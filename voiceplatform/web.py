@@ -28,10 +28,7 @@ def main() -> None:
     """Serve until a signal."""
     try:
         options = _options()
-        if options.fd is None:
-            listener = listening.listen(options.host, options.port)
-        else:
-            listener = listening.inherited(options.fd)
+        listener = listening.listen(options.host, options.port) if options.fd is None else listening.inherited(options.fd)
         serve: Serve = importlib.import_module(SERVERS[options.server]).serve
     except (ImproperlyConfigured, listening.CannotListenError) as error:
         sys.stderr.write(f"voiceplatform: {error}\n")
@@ -54,9 +51,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m voiceplatform.web", description="Serve the web pages, the API and the WebSocket.")
     parser.add_argument("--server", choices=tuple(SERVERS), default=chosen_server(), help="default: SERVER, else uvicorn")
     parser.add_argument("--host", default=env.text("VOICE_BIND", "127.0.0.1"), help="default: VOICE_BIND, else 127.0.0.1")
-    parser.add_argument(
-        "--port", type=_port, default=env.integer("PORT", 8000, minimum=1, maximum=65_535), help="default: PORT, else 8000"
-    )
+    parser.add_argument("--port", type=_port, default=env.integer("PORT", 8000, minimum=1, maximum=65_535), help="default: PORT, else 8000")
     parser.add_argument("--fd", type=int, help="a listening socket that was inherited, instead of host and port")
     parser.add_argument("--ready-fd", type=int, help="a pipe that is written to once connections are served")
     return parser.parse_args()

@@ -98,8 +98,13 @@ class End:
     node_id: UUID | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Let in whoever waits and may start now: after an edit, or a backend's recovery, when no session's end does it."""
+
+
 Step = Activate | Suspend | Confirm | Adopt | End
-Operation = Admit | Move | Resume | Step
+Operation = Admit | Move | Resume | Promote | Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +141,7 @@ class Admitted:
     policy: Policy = Policy(None, None, 0)
     attached: bool = False
     spent: bool = False
+    max_wait_s: int | None = None  # in the queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +164,18 @@ class Resumed:
     policy: Policy = Policy(None, None, 0)
     gap_ms: int = 0
     active_s: float = 0.0
+    wanted_backend: str = ""  # while it waits: the one that it asked for
+    waited_s: float = 0.0
+    max_wait_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """Somebody who waited has a slot now: whichever batch gave it, their node is to be told."""
+
+    session_id: UUID
+    node_id: UUID | None
+    admitted: Admitted
 
 
 Result = Admitted | Resumed | bool

@@ -136,8 +136,8 @@ def final_state(reason: Reason, current: State) -> State:
         ValueError: the reason ends no session, or not one in this state.
     """
     final = MEANINGS[reason].final
-    if current is State.QUEUED and reason in {Reason.CLIENT_LOST, Reason.COMPLETED}:
-        final = State.ABANDONED
+    if current is State.QUEUED and final is State.ENDED:
+        final = State.ABANDONED  # it never held a slot
     elif current is State.STARTING and reason is Reason.NODE_LOST:
         final = State.FAILED
     if final is None or final not in TRANSITIONS.get(current, frozenset()):

@@ -2,9 +2,11 @@
 
 from sessions_app.models.backends import Backend, BackendAccess, BackendHealth, Platform
 from sessions_app.models.capacity import Capacity, Claim, LimitChange, Node, OpeningBalance
+from sessions_app.models.queue import AttemptCount, RateBucket, Waiter
 from sessions_app.models.sessions import EndRequest, Session, SessionEvent, Slot
 
 __all__ = [
+    "AttemptCount",
     "Backend",
     "BackendAccess",
     "BackendHealth",
@@ -15,7 +17,9 @@ __all__ = [
     "Node",
     "OpeningBalance",
     "Platform",
+    "RateBucket",
     "Session",
     "SessionEvent",
     "Slot",
+    "Waiter",
 ]

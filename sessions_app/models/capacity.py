@@ -12,13 +12,16 @@ class Capacity(models.Model):
     scope = models.CharField(max_length=10, choices=[("tenant", "tenant"), ("backend", "backend")])
     ref = models.BigIntegerField(help_text="Id of the tenant or backend.")
     active = models.IntegerField(default=0)
+    queued = models.IntegerField(db_default=0, help_text="Sessions of the tenant that wait.")
 
     class Meta:
         verbose_name_plural = "capacity"
         constraints = [
             models.UniqueConstraint(fields=["scope", "ref"], name="capacity_of_a_scope"),
             models.CheckConstraint(condition=models.Q(active__gte=0), name="capacity_is_never_negative"),
+            models.CheckConstraint(condition=models.Q(queued__gte=0), name="queue_is_never_negative"),
         ]
+        indexes = [models.Index(fields=["ref"], name="tenants_that_wait", condition=models.Q(queued__gt=0))]
 
     def __str__(self) -> str:
         return f"{self.scope} {self.ref}: {self.active}"
@@ -70,6 +73,9 @@ class LimitChange(models.Model):
     new = models.JSONField(null=True)
     at = models.DateTimeField()
     db_user = models.CharField(max_length=100)
+    source = models.CharField(max_length=63, db_default="", help_text="The table that was changed.")
+    actor = models.CharField(max_length=150, db_default="", help_text="Who did it, where the door knew.")
+    note = models.CharField(max_length=300, db_default="", help_text="Why, where it was said.")
 
     class Meta:
         indexes = [

@@ -15,6 +15,7 @@ from sessions_app.domain.operations import Policy
 from sessions_app.domain.states import Reason
 from sessions_app.providers.base import AudioFormat
 from sessions_app.runtime.relay import FrameQueue
+from sessions_app.runtime.telemetry import UNTRACED, SessionTrace
 
 MAX_WORDS: Final = 64
 
@@ -83,9 +84,10 @@ class Attachment:
         gone: Whether the connection is no more; set by the transport.
     """
 
-    __slots__ = ("_audio", "_wake", "_words", "gone", "last_word")
+    __slots__ = ("_audio", "_wake", "_words", "gone", "last_word", "trace")
 
-    def __init__(self) -> None:
+    def __init__(self, trace: SessionTrace = UNTRACED) -> None:
+        self.trace = trace
         self.gone = False
         self._words: deque[Word] = deque()
         self._audio: FrameQueue | None = None

@@ -21,7 +21,7 @@ from django.db import Error as DatabaseError
 
 from sessions_app.domain.states import Reason
 from sessions_app.models import Node
-from sessions_app.runtime import prober
+from sessions_app.runtime import observer, prober, telemetry
 from sessions_app.runtime.batcher import Batcher
 from sessions_app.runtime.database import in_thread
 from sessions_app.services import health, nodes, sweep
@@ -65,6 +65,7 @@ class NodeRuntime:
             (self._beat, settings.VOICE_HEARTBEAT_S),
             (self._sweep, settings.VOICE_SWEEP_S),
             (self._probe, settings.VOICE_HEARTBEAT_S),
+            (self._observe, observer.OBSERVE_S),
         )
         self._tasks = [asyncio.create_task(self._keep_looking())]
         self._tasks += [asyncio.create_task(self._every(period, work)) for work, period in rounds]
@@ -168,8 +169,12 @@ class NodeRuntime:
 
     async def _sweep(self) -> None:
         swept = await in_thread(sweep.sweep, holder=str(self.id))
+        telemetry.leaked(swept.leaked_s)
         if swept.suspended or swept.ended:
             logger.info("swept", extra={"suspended": swept.suspended, "ended": swept.ended})
+
+    async def _observe(self) -> None:
+        await observer.observe_round(holder=str(self.id))
 
     async def _probe(self) -> None:
         await prober.probe_due(age_s=settings.VOICE_PROBE_FALLBACK_S)

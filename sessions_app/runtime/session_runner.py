@@ -25,6 +25,7 @@ from sessions_app.runtime.attachment import Attachment, Ended, Leaving, Rejected
 from sessions_app.runtime.presence import Back, Home, Presence
 from sessions_app.runtime.provider_side import Opens, ProviderSide
 from sessions_app.runtime.relay import Relay, reason_of
+from sessions_app.runtime.telemetry import UNTRACED
 from sessions_app.services.exceptions import Unavailable, VoiceError
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class SessionRunner:
         self._presence = Presence(home=home, session_id=attempt.session_id)
         self._ledger = home.batcher
         self._metadata = metadata
+        self._trace = UNTRACED
         self._resumed = resumed
         self._side = ProviderSide(find=find, attempt=attempt, metadata=metadata)
         self._loop = asyncio.get_running_loop()
@@ -126,6 +128,8 @@ class SessionRunner:
     def attach(self, attachment: Attachment, *, back: Back | None = None) -> None:
         """Make this the session's connection; the one before is told that it was replaced. ``back``: it came with a resume token."""
         before, self._attachment = self._attachment, attachment
+        if self._trace is UNTRACED:
+            self._trace = attachment.trace
         if before is not None:
             before.listen(None)
             before.tell(Replaced())
@@ -205,7 +209,8 @@ class SessionRunner:
 
     async def _activate(self) -> bool:
         try:
-            self._is_active = await self._ledger.submit(Activate(self.attempt.session_id, self._presence.node_id))
+            with self._trace.step("voice.session.active"):
+                self._is_active = await self._ledger.submit(Activate(self.attempt.session_id, self._presence.node_id))
         except VoiceError as error:
             # The slot is ours until the ledger says otherwise: it ends as failed there, and the client may try again.
             self._finish(Ending(error.reason, "the session could not be recorded as active"))
@@ -219,7 +224,9 @@ class SessionRunner:
 
     async def _admit(self) -> Admitted | None:
         try:
-            answer = await self._ledger.submit(Admit(self.attempt, self._presence.node_id, self._metadata))
+            with self._trace.admission() as asked:
+                answer = await self._ledger.submit(Admit(self.attempt, self._presence.node_id, self._metadata, self._trace.id))
+                asked.answered(answer)
         except VoiceError as error:
             # Where only the answer was lost there is a slot, and it must be given back.
             self._holds_slot = isinstance(error, Unavailable) and error.in_doubt
@@ -278,7 +285,8 @@ class SessionRunner:
         failed: frozenset[int] = frozenset()
         while True:
             try:
-                await self._side.open(admitted)
+                with self._trace.step("voice.provider.open", backend=admitted.backend.name if admitted.backend else ""):
+                    await self._side.open(admitted)
             except ProviderError as error:
                 logger.warning("backend could not be opened", extra={**self._fields(admitted), "error": str(error)})
                 await self._side.close()
@@ -322,6 +330,7 @@ class SessionRunner:
         )
         logger.info("session active", extra=self._fields(admitted))
         self._presence.begin()
+        self._trace.close()
         if self._attachment is not None:
             self._tell_started(self._attachment)
         else:
@@ -382,7 +391,8 @@ class SessionRunner:
         if ending.way is not Way.END:
             await self._let_go(ending)
             return
-        await self._side.close()
+        with self._trace.step("voice.provider.close"):
+            await self._side.close()
         told = self._loop.create_task(self._tell_ledger(ending))
         if self._admitted is not None:
             await asyncio.wait({told}, timeout=TOLD_AFTER_S)
@@ -426,9 +436,11 @@ class SessionRunner:
         if reason in _NOT_AN_END:
             reason, detail = _NOT_AN_END[reason], detail or f"{ending.reason.value} while it was being started"
         try:
-            await self._ledger.submit(
-                End(self.attempt.session_id, reason, detail=detail, actor=ending.actor, node_id=self._presence.node_id)
-            )
+            active_s = self._loop.time() - self._active_at if self._started is not None else 0.0
+            with self._trace.end(reason, active_s=active_s):
+                await self._ledger.submit(
+                    End(self.attempt.session_id, reason, detail=detail, actor=ending.actor, node_id=self._presence.node_id)
+                )
         except VoiceError as error:
             logger.error("session's end could not be recorded", extra={**self._fields(), "error": str(error)})  # noqa: TRY400
             return

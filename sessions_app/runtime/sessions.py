@@ -52,6 +52,7 @@ class Sessions:
             return runner
         refused = self._refusal(None if runner is not None and runner.gave_way else runner)
         if refused is not None:
+            attachment.trace.refused(refused)
             attachment.tell(Rejected(refused))
             return None
         runner = self._start(attempt, metadata)
@@ -77,10 +78,12 @@ class Sessions:
             return None
         asked = Resume(claims.session_id, self.home.id, claims.tenant_id, claims.user, claims.connection)
         try:
-            answer = await self.home.batcher.submit(asked)
+            with attachment.trace.step("voice.session.resume"):
+                answer = await self.home.batcher.submit(asked)
         except VoiceError as error:
             return self._resume_here(claims, attachment, error.reason)
         if answer.refused is not None:
+            attachment.trace.refused(answer.refused, attempt=False)
             attachment.tell(Rejected(answer.refused))
             return None
         runner = self._runners.get(claims.session_id)

@@ -300,10 +300,9 @@ class SessionTrace:
     def end(self, reason: Reason, *, active_s: float) -> Iterator[Span]:
         """The step in which the ledger is told of the end; the session was active for so many seconds."""
         with self.step("voice.session.end", reason=reason.value) as span:
-            try:
-                yield span
-            finally:
-                ended(reason, active_s)
+            yield span
+        # Not where the ledger could not be told: then it is somebody else who ends it.
+        ended(reason, active_s)
         self.close()
 
     def refused(self, reason: Reason, *, attempt: bool = True) -> None:

@@ -1,13 +1,14 @@
 """The record of limits, checked: each change begins with what the one before it left, and the last one is what is in force now.
 
-A quota, its tenant, a backend and the platform each have a chain of their own. Compared are the fields that both sides have, since a
-later version may add some; not compared are secrets, which are never recorded, and times, whose text depends on who wrote it.
+A quota, each override of it, its tenant, a backend and the platform have a chain of their own. Compared are the fields that both sides
+have, since a later version may add some; not compared are secrets, which are never recorded.
 
 Pure: rows come from ``verification``, one chain after the other; one record is held at a time.
 """
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
@@ -20,13 +21,27 @@ LIMITS: Final[Mapping[str, tuple[str, ...]]] = {
     "backend": ("cap",),
     "platform": ("max_concurrent_sessions",),
 }
-_NOT_COMPARED: Final = frozenset({"secrets", "created_at", "updated_at"})
+_NOT_COMPARED: Final = frozenset({"secrets", "updated_at"})
+OVERRIDE: Final = "override "
+_OF_OVERRIDE: Final = ("change", "starts_at", "ends_at")
+
+
+def kind_of(alias: str) -> str:
+    """Return the SQL for what a row of ``sessions_app_limitchange`` is about: rows of one scope that agree in it are one chain.
+
+    Quota, overrides and tenant share the scope ``tenant``; only a tenant has a slug, only an override an end.
+    """
+    row = f"coalesce({alias}.new, {alias}.old)"
+    return (
+        f"CASE WHEN {alias}.scope <> 'tenant' THEN {alias}.scope WHEN {row} ? 'slug' THEN 'tenant'"
+        f" WHEN {row} ? 'ends_at' THEN '{OVERRIDE}' || ({row} ->> 'id') ELSE 'quota' END"
+    )
 
 
 class Record(NamedTuple):
     """A ``LimitChange`` with its JSON as text, or (``seq`` is ``NOW``) the row itself as ``new``.
 
-    ``kind`` is what the row is: quota, tenant, backend or platform.
+    ``kind`` is what the row is: quota, tenant, backend, platform, or "override" with its id.
     """
 
     scope: str
@@ -60,8 +75,8 @@ def _check_chain(chain: Iterable[Record], horizon: int, found: Findings) -> None
             found.add(f"record {record.id} of {_name(record)} does not begin with what record {before.id} left: {wrong}")
         if before is None and old is not None and record.seq > horizon:
             found.add(f"the records of {_name(record)} before record {record.id} are missing")
-        for field in LIMITS.get(record.kind, ()) if new is not None else ():
-            if not _is_limit(new, field):
+        if new is not None:
+            for field in _unreadable(record.kind, new):
                 found.add(f"record {record.id} of {_name(record)} has no limit in its field {field}")
         before, left = record, new
     else:
@@ -78,11 +93,31 @@ def _differ(left: dict[str, Any] | None, right: dict[str, Any] | None) -> str:
     """Return the fields that differ; empty where none does. Values are left out: some are not for everybody's eyes."""
     if left is None or right is None:
         return "" if left is right else "it was made or deleted in between"
-    return ", ".join(sorted(name for name in (left.keys() & right.keys()) - _NOT_COMPARED if left[name] != right[name]))
+    both = (left.keys() & right.keys()) - _NOT_COMPARED
+    return ", ".join(sorted(name for name in both if left[name] != right[name] and not _same_time(name, left[name], right[name])))
 
 
-def _is_limit(row: Mapping[str, Any] | None, field: str) -> bool:
-    value = row.get(field, "") if row is not None else ""
+def _same_time(name: str, left: object, right: object) -> bool:
+    """Whether two texts are one time: each was written in the time zone of whoever made the change."""
+    return name.endswith("_at") and microseconds(left) is not None and microseconds(left) == microseconds(right)
+
+
+def microseconds(text: object) -> int | None:
+    """Return a time of the record in microseconds since 1970; None where it is none."""
+    try:
+        at = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return round(at.timestamp() * 1_000_000) if at is not None else None
+
+
+def _unreadable(kind: str, row: Mapping[str, Any]) -> list[str]:
+    if kind.startswith(OVERRIDE):
+        return [each for each in _OF_OVERRIDE if microseconds(row.get(each)) is None and type(row.get(each)) is not int]
+    return [each for each in LIMITS.get(kind, ()) if not _is_limit(row.get(each, ""))]
+
+
+def _is_limit(value: object) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
 
 
@@ -92,4 +127,4 @@ def _name(record: Record) -> str:
             return f"the quota of tenant {record.ref}"
         case "platform":
             return "the platform"
-    return f"{record.scope} {record.ref}"
+    return f"{record.kind} of tenant {record.ref}" if record.kind.startswith(OVERRIDE) else f"{record.scope} {record.ref}"

@@ -4,15 +4,13 @@ Counts from the events alone: never from counters, slots or the vectors that ver
 All events of one ledger transaction have one sequence number, and only its outcome was ever visible: limits are checked after the last.
 Numbers are taken under the locks of the scopes, so that within a scope their order is that of the commits.
 
-A limit lowered below what is in use ends nobody: wrong is only to let one more into a scope that is then above its limit. Up to the
+A tenant's limit is the most that it may have, its burst included. A limit lowered below what is in use ends nobody: wrong is only to let one more into a scope that is then above its limit. Up to the
 horizon of a prune the history has gaps: there it is only counted, and compared with the opening balance.
 
 Pure, in constant memory for each live session and each scope: rows come from ``verification``, in the order of their numbers.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -45,14 +43,14 @@ class Findings:
 
 
 class Event(NamedTuple):
-    """A ``SessionEvent``; the last three are of its session, and known with its first event only."""
+    """A ``SessionEvent``, ``at_us`` in microseconds since 1970; the last three are of its session, and known with its first event only."""
 
     id: int
     seq: int
     session_id: UUID
     old: str
     new: str
-    at: datetime
+    at_us: int
     tenant_id: int
     backend_id: int | None
     session_tenant_id: int | None = None
@@ -61,13 +59,26 @@ class Event(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """Limits of a scope from this number on. None is unlimited; a tenant's ``limit`` is the most that it may have, its burst included."""
+    """Limits of a scope from this number on. None is unlimited; the last two are a tenant's."""
 
     seq: int
     scope: str
     ref: int
     limit: int | None
     user_limit: int | None = None
+    burst: int = 0
+
+
+class Override(NamedTuple):
+    """What is added to one limit of a tenant from one time to another, in microseconds since 1970; as it is from this number on."""
+
+    seq: int
+    id: str
+    tenant_id: int
+    field: str
+    change: int
+    starts_us: int
+    ends_us: int
 
 
 class Live(NamedTuple):
@@ -77,7 +88,6 @@ class Live(NamedTuple):
     tenant_id: int
     backend_id: int
     user: str | None
-    event_id: int
 
 
 class Replay:
@@ -85,18 +95,19 @@ class Replay:
 
     def __init__(self, *, horizon: int, opening: Mapping[Scope, int], found: Findings) -> None:
         self.live: dict[UUID, Live] = {}
-        self.used: Counter[Scope] = Counter()
+        self.used: dict[Scope, int] = {}
         self.events = self.attempts = self.admissions = self.limits = 0
-        self.first_at: datetime | None = None
-        self.last_at: datetime | None = None
+        self.first_us: int | None = None
+        self.last_us: int | None = None
         self.last_seq = 0
         self._found = found
         self._horizon = horizon
         self._opening: Mapping[Scope, int] | None = opening if horizon else None
         self._in_force: dict[tuple[str, int], Limit | None] = {}
+        self._overrides: dict[int, dict[str, Override]] = {}  # of each tenant
         self._entered: set[Scope] = set()
         self._last_ids: dict[int, int] = {}  # of each tenant
-        self._turn_at: datetime | None = None
+        self._turn_us: int | None = None
 
     # --- what happened ---------------------------------------------------------------------------------------------------
     def limit(self, limit: Limit) -> None:
@@ -105,11 +116,20 @@ class Replay:
         self.limits += 1
         self._in_force[limit.scope, limit.ref if limit.scope != "platform" else 0] = limit
 
+    def override(self, override: Override) -> None:
+        """Change a tenant's limit for a time; one that changes it by nothing takes the one before it away."""
+        self._turn(override.seq, None)
+        self.limits += 1
+        of_tenant = self._overrides.setdefault(override.tenant_id, {})
+        of_tenant.pop(override.id, None)
+        if override.change:
+            of_tenant[override.id] = override
+
     def event(self, event: Event) -> None:
         """Count one event, and say what is wrong with it."""
-        if event.seq != self.last_seq or self._turn_at is None:
-            self._turn(event.seq, event.at)
-        elif event.at != self._turn_at:
+        if event.seq != self.last_seq or self._turn_us is None:
+            self._turn(event.seq, event.at_us)
+        elif event.at_us != self._turn_us:
             self._found.add(f"event {event.id} has sequence number {event.seq} and another time than the rest of that transaction")
         self.events += 1
         was = self.live.get(event.session_id)
@@ -123,22 +143,22 @@ class Replay:
             self._cross()
 
     # --- one transaction -------------------------------------------------------------------------------------------------
-    def _turn(self, seq: int, at: datetime | None) -> None:
+    def _turn(self, seq: int, at_us: int | None) -> None:
         """Go on to the next transaction: of the ledger, or (without a time) of an edit."""
         if seq == self.last_seq:
             self._found.add(f"sequence number {seq} was given out twice: to a change of a limit, and to something else")
         self._close()
         if self._opening is not None and seq > self._horizon:
             self._cross()
-        self.last_seq, self._turn_at = seq, at
-        if at is not None:
-            self.first_at = self.first_at or at
-            self.last_at = at
+        self.last_seq, self._turn_us = seq, at_us
+        if at_us is not None:
+            self.first_us = at_us if self.first_us is None else self.first_us
+            self.last_us = at_us
 
     def _close(self) -> None:
         if self.last_seq > self._horizon:
             for scope in self._entered:
-                limit, used = self._limit_of(scope), self.used[scope]
+                limit, used = self._limit_of(scope), self.used.get(scope, 0)
                 if limit is not None and used > limit:
                     self._found.add(
                         f"at sequence number {self.last_seq} {name_of(scope)} let one in and had {used} in use, its limit was {limit}"
@@ -155,7 +175,20 @@ class Replay:
             self._found.add(f"at sequence number {self.last_seq} no limit of {name_of((*key, ''))} is on record")
         if limit is None:
             return None
-        return limit.user_limit if name == "user" else limit.limit
+        if name == "user":
+            return self._overridden(ref, "max_sessions_per_user", limit.user_limit)
+        if name != "tenant":
+            return limit.limit
+        own = self._overridden(ref, "max_concurrent_sessions", limit.limit)
+        return own + (self._overridden(ref, "burst", limit.burst) or 0) if own is not None else None
+
+    def _overridden(self, tenant_id: int, field: str, value: int | None) -> int | None:
+        """Return a figure as it was at this transaction's time, which is the time that the ledger decided by."""
+        if value is None or tenant_id not in self._overrides:
+            return value
+        at = self._turn_us or 0
+        changes = (each for each in self._overrides[tenant_id].values() if each.field == field)
+        return max(0, value + sum(each.change for each in changes if each.starts_us <= at < each.ends_us))
 
     def _cross(self) -> None:
         opening, self._opening = self._opening or {}, None
@@ -170,51 +203,56 @@ class Replay:
     # --- one event -------------------------------------------------------------------------------------------------------
     def _check(self, event: Event, was: Live | None) -> bool:
         """Say what is wrong with an event's place in the history; False where what it says of itself is not to be believed."""
-        add, label = self._found.add, f"event {event.id} of session {event.session_id}"
         state = was.state if was is not None else ""
         last_id = self._last_ids.get(event.tenant_id, 0)
         if event.id < last_id:
-            add(f"{label} has sequence number {event.seq} and was written before event {last_id}, whose number is not higher")
+            self._wrong(event, f"has sequence number {event.seq} and was written before event {last_id}, whose number is not higher")
         self._last_ids[event.tenant_id] = event.id
         if event.old != state:
-            add(f"{label} goes from {event.old or 'nothing'} to {event.new}, but the event before it left {state or 'nothing'}")
-            return False
-        if (event.old, event.new) not in _ALLOWED:
-            add(f"{label} goes from {event.old or 'nothing'} to {event.new}, which no session does")
-            return False
-        if was is None:
-            self.attempts += 1
-            if not event.first:
-                add(f"{label} begins a session that has begun before")
-                return False
-            if event.tenant_id != event.session_tenant_id:
-                add(f"{label} is of tenant {event.tenant_id}, its session of tenant {event.session_tenant_id}")
+            self._wrong(event, f"goes from {event.old or 'nothing'} to {event.new}, but the event before it left {state or 'nothing'}")
+        elif (event.old, event.new) not in _ALLOWED:
+            self._wrong(event, f"goes from {event.old or 'nothing'} to {event.new}, which no session does")
+        elif was is None and not event.first:
+            self._wrong(event, "begins a session that has begun before")
         else:
-            if event.tenant_id != was.tenant_id:
-                add(f"{label} is of tenant {event.tenant_id}, the one before it of tenant {was.tenant_id}")
-            if state in _SLOT and event.backend_id != was.backend_id and not state == event.new == State.STARTING:
-                add(f"{label} is on backend {event.backend_id}, the one before it on backend {was.backend_id}")
-        return True
+            self.attempts += was is None
+            self._check_place(event, was)
+            return True
+        return False
+
+    def _check_place(self, event: Event, was: Live | None) -> None:
+        if was is None:
+            if event.tenant_id != event.session_tenant_id:
+                self._wrong(event, f"is of tenant {event.tenant_id}, its session of tenant {event.session_tenant_id}")
+            return
+        if event.tenant_id != was.tenant_id:
+            self._wrong(event, f"is of tenant {event.tenant_id}, the one before it of tenant {was.tenant_id}")
+        if event.backend_id != was.backend_id and was.state in _SLOT and not was.state == event.new == State.STARTING:
+            self._wrong(event, f"is on backend {event.backend_id}, the one before it on backend {was.backend_id}")
+
+    def _wrong(self, event: Event, what: str) -> None:
+        self._found.add(f"event {event.id} of session {event.session_id} {what}")
 
     def _count(self, event: Event, was: Live | None, sound: bool) -> None:
         now = None
         if event.new in _LIVE:
             user = was.user if was is not None else event.user
-            now = Live(event.new, event.tenant_id, event.backend_id or 0, user, event.id)
+            now = Live(event.new, event.tenant_id, event.backend_id or 0, user)
             self.live[event.session_id] = now
         elif was is not None:
             del self.live[event.session_id]
-        held, holds = scopes_of(was), scopes_of(now)
+        held, holds, used = scopes_of(was), scopes_of(now), self.used
         if held == holds:
             return
         for scope in held:
             if scope not in holds:
-                self.used[scope] -= 1
-                if not self.used[scope]:
-                    del self.used[scope]
+                if used[scope] == 1:
+                    del used[scope]
+                else:
+                    used[scope] -= 1
         for scope in holds:
             if scope not in held:
-                self.used[scope] += 1
+                used[scope] = used.get(scope, 0) + 1
                 if sound:
                     self._entered.add(scope)
         self.admissions += bool(holds and not held)

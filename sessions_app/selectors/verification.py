@@ -8,14 +8,14 @@ What leaves no trace is not found: a session that is over, taken away with all o
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from django.db import connection, transaction
 
 from sessions_app.selectors import limit_records
-from sessions_app.selectors.limit_records import NOW, Record
-from sessions_app.selectors.replay import Event, Findings, Limit, Replay, Scope
+from sessions_app.selectors.limit_records import NOW, OVERRIDE, Record, kind_of, microseconds
+from sessions_app.selectors.replay import Event, Findings, Limit, Override, Replay, Scope
 
 CHECKS: Final = {
     "counter of tenant {} says {} in use, its slots are {}": """
@@ -34,6 +34,16 @@ CHECKS: Final = {
         WHERE (s.session_id IS NOT NULL OR r.state IN ('starting', 'active', 'reconnecting'))
           AND (s.session_id IS NULL OR r.state <> s.state OR r.tenant_id <> s.tenant_id OR r."user" <> s."user"
                OR r.backend_id IS DISTINCT FROM s.backend_id) ORDER BY 1""",
+    "counter of tenant {} says {} waiting, its places in the queue are {}": """
+        SELECT coalesce(c.ref, w.tenant_id), coalesce(c.queued, 0), coalesce(w.n, 0)
+        FROM (SELECT ref, queued FROM sessions_app_capacity WHERE scope = 'tenant') c
+        FULL JOIN (SELECT tenant_id, count(*) n FROM sessions_app_waiter GROUP BY 1) w ON w.tenant_id = c.ref
+        WHERE coalesce(c.queued, 0) <> coalesce(w.n, 0) ORDER BY 1""",
+    "session {} is {}, its place in the queue is {}": """
+        SELECT r.id, r.state, CASE WHEN w.session_id IS NULL THEN 'missing' ELSE 'there' END
+        FROM sessions_app_session r FULL JOIN sessions_app_waiter w ON w.session_id = r.id
+        WHERE (w.session_id IS NOT NULL OR r.state = 'queued')
+          AND (w.session_id IS NULL OR r.state <> 'queued' OR r.tenant_id <> w.tenant_id OR r."user" <> w."user") ORDER BY 1""",
     "session {} is {}, its last event says {}": """
         SELECT r.id, r.state, coalesce(e.new, 'nothing') FROM sessions_app_session r
         LEFT JOIN LATERAL (SELECT new FROM sessions_app_sessionevent WHERE session_id = r.id ORDER BY id DESC LIMIT 1) e ON true
@@ -47,22 +57,22 @@ _OPENING: Final = """
 SELECT scope, ref, "user", active, seq FROM sessions_app_openingbalance ORDER BY scope <> 'platform', scope, ref, 3"""
 # What a replay needs of the session comes with its first event: one look-up a session, whatever plan the rest has.
 _EVENTS: Final = """
-SELECT e.id, e.seq, e.session_id, e.old, e.new, e.at, e.tenant_id, e.backend_id,
+SELECT e.id, e.seq, e.session_id, e.old, e.new, (extract(epoch FROM e.at) * 1000000)::bigint, e.tenant_id, e.backend_id,
     CASE WHEN e.old = '' THEN (SELECT s.tenant_id FROM sessions_app_session s WHERE s.id = e.session_id) END,
     CASE WHEN e.old = '' THEN (SELECT s."user" FROM sessions_app_session s WHERE s.id = e.session_id) END,
     CASE WHEN e.old = '' THEN NOT EXISTS (
         SELECT FROM sessions_app_sessionevent b WHERE b.session_id = e.session_id AND b.id < e.id) END
 FROM sessions_app_sessionevent e ORDER BY e.seq, e.id"""
-# Quota and tenant share a scope; only a tenant has a slug.
-_KIND: Final = "CASE WHEN scope <> 'tenant' THEN scope WHEN coalesce(new, old) ? 'slug' THEN 'tenant' ELSE 'quota' END"
 _LIMITS: Final = f"""
-SELECT seq, scope, ref, new IS NULL, new ->> CASE scope WHEN 'backend' THEN 'cap' ELSE 'max_concurrent_sessions' END,
-    CASE scope WHEN 'tenant' THEN new ->> 'burst' END, CASE scope WHEN 'tenant' THEN new ->> 'max_sessions_per_user' END
-FROM sessions_app_limitchange WHERE {_KIND} <> 'tenant' OR scope <> 'tenant' ORDER BY seq, id"""  # noqa: S608 - of constants
+SELECT c.seq, c.scope, c.ref, {kind_of("c")}, c.new IS NULL,
+    c.new ->> CASE c.scope WHEN 'backend' THEN 'cap' ELSE 'max_concurrent_sessions' END, c.new ->> 'max_sessions_per_user', c.new ->> 'burst',
+    c.new ->> 'field', c.new ->> 'change', c.new ->> 'starts_at', c.new ->> 'ends_at'
+FROM sessions_app_limitchange c WHERE {kind_of("c")} <> 'tenant' ORDER BY c.seq, c.id"""  # noqa: S608 - of constants
 _RECORDS: Final = f"""
 SELECT scope COLLATE "C", ref, kind COLLATE "C", seq, id, old::text, new::text FROM (
-    SELECT scope, ref, {_KIND} AS kind, seq, id, old, new FROM sessions_app_limitchange
+    SELECT scope, ref, {kind_of("c")} AS kind, seq, id, old, new FROM sessions_app_limitchange c
     UNION ALL SELECT 'tenant', tenant_id, 'quota', {NOW}, 0, NULL, to_jsonb(q) FROM tenants_quota q
+    UNION ALL SELECT 'tenant', tenant_id, '{OVERRIDE}' || id, {NOW}, 0, NULL, to_jsonb(o) FROM tenants_override o
     UNION ALL SELECT 'tenant', id, 'tenant', {NOW}, 0, NULL, to_jsonb(t) FROM tenants_tenant t
     UNION ALL SELECT 'backend', id, 'backend', {NOW}, 0, NULL, to_jsonb(b) - 'secrets' FROM sessions_app_backend b
     UNION ALL SELECT 'platform', id, 'platform', {NOW}, 0, NULL, to_jsonb(p) FROM sessions_app_platform p
@@ -122,8 +132,8 @@ def history() -> History:
         admissions=replay.admissions,
         limits=replay.limits,
         horizon=horizon,
-        first_at=replay.first_at,
-        last_at=replay.last_at,
+        first_at=_time(replay.first_us),
+        last_at=_time(replay.last_us),
     )
 
 
@@ -152,26 +162,34 @@ def _opening(found: Findings) -> tuple[dict[Scope, int], int]:
 
 
 def _feed(replay: Replay) -> None:
-    limits = map(_limit, _stream(_LIMITS))
-    limit = next(limits, None)
+    changes = _stream(_LIMITS)
+    change = next(changes, None)
     for event in map(Event._make, _stream(_EVENTS)):
-        while limit is not None and limit.seq <= event.seq:
-            replay.limit(limit)
-            limit = next(limits, None)
+        while change is not None and change[0] <= event.seq:
+            _change(replay, *change)
+            change = next(changes, None)
         replay.event(event)
-    while limit is not None:
-        replay.limit(limit)
-        limit = next(limits, None)
+    while change is not None:
+        _change(replay, *change)
+        change = next(changes, None)
     replay.settle()
 
 
-def _limit(row: tuple[Any, ...]) -> Limit:
-    seq, scope, ref, gone, limit, burst, user_limit = row
-    if gone:
+def _change(replay: Replay, seq: int, scope: str, ref: int, kind: str, gone: bool, *fields: str | None) -> None:  # noqa: PLR0917
+    limit, user_limit, burst, field, change, starts_at, ends_at = fields
+    if kind.startswith(OVERRIDE):
+        starts_us, ends_us = microseconds(starts_at) or 0, microseconds(ends_at) or 0
+        by = int(change) if not gone and change is not None and change.removeprefix("-").isdecimal() else 0
+        replay.override(Override(seq, kind, ref, field or "", by, starts_us, ends_us))
+    elif gone:
         # Nobody is let in where there is nothing; without its row, the platform has no cap.
-        return Limit(seq, scope, ref, None if scope == "platform" else 0)
-    most = _number(limit)
-    return Limit(seq, scope, ref, most + (_number(burst) or 0) if most is not None else None, _number(user_limit))
+        replay.limit(Limit(seq, scope, ref, None if scope == "platform" else 0))
+    else:
+        replay.limit(Limit(seq, scope, ref, _number(limit), _number(user_limit), _number(burst) or 0))
+
+
+def _time(us: int | None) -> datetime | None:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us) if us is not None else None
 
 
 def _number(text: str | None) -> int | None:

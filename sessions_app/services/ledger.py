@@ -16,9 +16,11 @@ from typing import Any, Final
 import psycopg
 from django.conf import settings
 
-from sessions_app.domain.operations import Operation, Result
+from sessions_app.domain.operations import Operation, Promoted, Result
+from sessions_app.selectors import world
 from sessions_app.services import ledger_sql as sql
-from sessions_app.services.ledger_batch import Batch
+from sessions_app.services import ledger_world
+from sessions_app.services.ledger_batch import Batch, Floods
 from sessions_app.services.ledger_world import Loaded
 
 MAX_BATCH: Final = 512
@@ -38,11 +40,17 @@ RETRYABLE: Final = (
 
 
 class Ledger:
-    """Runs batches on one connection that nobody else uses, in autocommit; not for two threads at once."""
+    """Runs batches on one connection that nobody else uses, in autocommit; not for two threads at once.
+
+    Attributes:
+        promoted: Who got a slot from the queue in the last batch, on whichever node.
+    """
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
         self._platform_capped = False
+        self._floods = Floods()
+        self.promoted: list[Promoted] = []
 
     def apply(self, operations: Sequence[Operation]) -> list[Result]:
         """Apply a batch in one transaction and return one result for each operation, in order.
@@ -55,7 +63,7 @@ class Ledger:
             return []
         if len(operations) > MAX_BATCH:
             raise ValueError(f"a batch has at most {MAX_BATCH} operations, not {len(operations)}")
-        batch = Batch(operations)
+        batch, self.promoted = Batch(operations, self._floods), []
         try:
             loaded = self._load_under_every_lock(batch)
             results = batch.decide(loaded)
@@ -63,14 +71,15 @@ class Ledger:
         except BaseException:
             self._roll_back()
             raise
+        self.promoted = batch.promoted
         return results
 
     def _load_under_every_lock(self, batch: Batch) -> Loaded:
         for _ in range(MAX_LOADS):
             loaded = self._load(batch)
             # The platform's cap was set since the last batch: its lock must be held alone.
-            newly_capped = loaded.platform_limit is not None and not self._platform_capped
-            self._platform_capped = loaded.platform_limit is not None
+            newly_capped = loaded.scene.world.platform_limit is not None and not self._platform_capped
+            self._platform_capped = loaded.scene.world.platform_limit is not None
             if not newly_capped and not loaded.unlocked:
                 return loaded
             self._connection.execute("ROLLBACK")
@@ -78,33 +87,59 @@ class Ledger:
 
     def _load(self, batch: Batch) -> Loaded:
         connection = self._connection
-        who = {"tenants": batch.tenant_ids, "sessions": batch.session_ids}
+        who = {
+            "tenants": batch.tenant_ids,
+            "sessions": batch.session_ids,
+            "resumed": batch.resumed_ids,
+            "users": batch.users,
+            "user_tenants": batch.user_tenants,
+            "promote": batch.promotes,
+            "queues": batch.queues,
+            "waiters": batch.waiters,
+            "absent": False,
+        }
         with connection.pipeline():
             connection.execute("BEGIN")
             connection.execute(sql.SETTINGS, (str(LOCK_TIMEOUT_MS), str(STATEMENT_TIMEOUT_MS), str(IDLE_TIMEOUT_MS)))
-            locked_tenants = connection.execute(sql.LOCK_TENANTS, who)
+            locked = connection.execute(sql.LOCK_TENANTS, who)
             locked_backends = connection.execute(sql.LOCK_BACKENDS, who)
             connection.execute(sql.LOCK_PLATFORM if self._platform_capped else sql.LOCK_PLATFORM_SHARED)
             sequence = connection.execute(sql.SEQUENCE)
-            sessions = connection.execute(sql.SESSIONS, {**who, "resumed": batch.resumed_ids})
+            sessions = connection.execute(sql.SESSIONS, who)
             slots = connection.execute(sql.SLOTS, (batch.session_ids,))
-            tenants = connection.execute(sql.TENANTS, who)
-            backends = connection.execute(sql.BACKENDS, (settings.VOICE_PROBE_STALE_S,))
-            platform = connection.execute(sql.PLATFORM)
-            users = connection.execute(sql.USERS, batch.asked_users)
-        (seq, now), (platform_limit, platform_used) = sequence.fetchall()[0], platform.fetchall()[0]
-        return Loaded.from_rows(
-            seq=seq,
+            own_waiters = connection.execute(sql.OWN_WAITERS, who)
+            tenants = connection.execute(world.TENANTS)
+            backends = connection.execute(world.BACKENDS, (settings.VOICE_PROBE_STALE_S,))
+            platform = connection.execute(world.PLATFORM)
+            users = connection.execute(world.USERS, who)
+            rates = connection.execute(world.RATES, who)
+            reservations = connection.execute(world.RESERVATIONS)
+            waiters = connection.execute(world.WAITERS, who) if batch.promotes else None
+        seq, now = sequence.fetchall()[0]
+        scene = world.scene(
             now=now,
-            locked_tenants={row[0] for row in locked_tenants.fetchall()},
-            locked_backends={row[0] for row in locked_backends.fetchall()},
-            sessions=sessions.fetchall(),
-            slots=slots.fetchall(),
             tenants=tenants.fetchall(),
             backends=backends.fetchall(),
-            platform_limit=platform_limit,
-            platform_used=platform_used,
+            platform=platform.fetchall()[0],
             users=users.fetchall(),
+            rates=rates.fetchall(),
+            reservations=reservations.fetchall(),
+            usable={row[0] for row in locked_backends.fetchall()},
+        )
+        first = waiters.fetchall() if waiters is not None else []
+        scene.world.user_used.update({(row[1], row[2]): row[12] for row in first if row[12] is not None})
+        waiting = {row[0]: world.waiting(row, now) for row in (*first, *own_waiters.fetchall())}
+        held = ledger_world.held(slots.fetchall())
+        locked_tenants = set(locked.fetchall()[0][2] or ())
+        return Loaded(
+            seq=seq,
+            now=now,
+            scene=scene,
+            known=ledger_world.known(sessions.fetchall()),
+            held=held,
+            waiting=waiting,
+            unlocked=any(each.tenant_id not in locked_tenants for each in held.values())
+            or any(each.attempt.tenant_id not in locked_tenants for each in waiting.values()),
         )
 
     def _write(self, batch: Batch, loaded: Loaded) -> None:
@@ -113,11 +148,17 @@ class Ledger:
         with self._connection.pipeline():
             for statement, rows in (
                 (sql.INSERT_SESSIONS, writes.sessions),
+                (sql.PROMOTE_SESSIONS, writes.promoted),
                 (sql.INSERT_SLOTS, writes.slots),
+                (sql.INSERT_WAITERS, writes.waiters),
                 (sql.UPDATE_SESSIONS, writes.changes),
                 (sql.UPDATE_SLOTS, writes.slot_changes),
+                (sql.UPDATE_WAITERS, writes.waiter_changes),
                 (sql.DELETE_SLOTS, writes.freed),
+                (sql.DELETE_WAITERS, writes.left),
                 (sql.INSERT_EVENTS, writes.events),
+                (sql.UPSERT_RATES, writes.rates),
+                (sql.COUNT_ATTEMPTS, writes.attempts),
                 (sql.INSERT_CAPACITY, writes.new_counters),
                 (sql.UPDATE_CAPACITY, writes.counters),
             ):

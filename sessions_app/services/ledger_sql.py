@@ -6,6 +6,8 @@ same numbers in its triggers, so that an edit of a limit takes the same lock.
 
 from typing import Final
 
+from sessions_app.selectors.world import WAITER_COLUMNS
+
 TENANT_KEY: Final = 0x766F_1 << 44
 BACKEND_KEY: Final = 0x766F_2 << 44
 PLATFORM_KEY: Final = 0x766F_3 << 44
@@ -15,15 +17,33 @@ PLATFORM_KEY: Final = 0x766F_3 << 44
 SETTINGS: Final = """
 SELECT set_config('voice.ledger', 'on', true), set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true),
        set_config('idle_in_transaction_session_timeout', %s, true)"""
+# Whose waiters come first, by their rows as they are before the locks: who is locked is a guess, who is promoted is not.
+_FIRST_IN_QUEUE: Final = """
+SELECT c.ref AS id FROM sessions_app_capacity c JOIN tenants_quota q ON q.tenant_id = c.ref JOIN tenants_tenant t ON t.id = c.ref
+CROSS JOIN LATERAL (SELECT since FROM sessions_app_waiter w WHERE w.tenant_id = c.ref AND w.absent_until IS NULL
+                    ORDER BY since, place LIMIT 1) AS first
+WHERE %(promote)s AND c.scope = 'tenant' AND c.queued > 0 AND (q.max_concurrent_sessions IS NULL
+      OR c.active < q.max_concurrent_sessions + q.burst OR t.status <> 'active'
+      OR EXISTS (SELECT FROM tenants_override o WHERE o.tenant_id = c.ref))
+ORDER BY q.priority + floor(extract(epoch FROM clock_timestamp() - first.since) / 30) DESC, c.active::float8 / q.weight, first.since
+LIMIT %(queues)s"""
 # One statement that only locks; what is read comes in the next ones, with a snapshot from after the wait.
 LOCK_TENANTS: Final = f"""
-SELECT id, pg_advisory_xact_lock({TENANT_KEY} + id) FROM (
-    SELECT unnest(%(tenants)s::bigint[]) AS id UNION SELECT tenant_id FROM sessions_app_slot WHERE session_id = ANY(%(sessions)s)
-    ORDER BY id) AS wanted"""  # noqa: S608 - of constants
+SELECT set_config('voice.tenants', coalesce(string_agg(id::text, ','), ''), true),
+       set_config('voice.asking', coalesce(string_agg(id::text, ',') FILTER (WHERE asks), ''), true), array_agg(id), count(taken)
+FROM (SELECT id, asks, pg_advisory_xact_lock({TENANT_KEY} + id)::text AS taken FROM (
+    SELECT id, bool_or(asks) AS asks FROM (
+        SELECT unnest(%(tenants)s::bigint[]) AS id, true AS asks
+        UNION ALL SELECT id, true FROM ({_FIRST_IN_QUEUE}) AS waiting
+        UNION ALL SELECT s.tenant_id, EXISTS (SELECT FROM sessions_app_capacity c
+                                              WHERE c.scope = 'tenant' AND c.ref = s.tenant_id AND c.queued > 0)
+                  FROM sessions_app_slot s WHERE s.session_id = ANY(%(sessions)s)
+        UNION ALL SELECT tenant_id, false FROM sessions_app_waiter WHERE session_id = ANY(%(sessions)s)
+    ) AS wanted GROUP BY id ORDER BY id) AS sorted OFFSET 0) AS locked"""  # noqa: S608 - of constants
 LOCK_BACKENDS: Final = f"""
 SELECT id, pg_advisory_xact_lock({BACKEND_KEY} + id) FROM (
     SELECT id FROM sessions_app_backend b WHERE enabled AND EXISTS (
-        SELECT FROM unnest(%(tenants)s::bigint[]) AS t(id)
+        SELECT FROM unnest(string_to_array(current_setting('voice.asking'), ',')::bigint[]) AS t(id)
         WHERE NOT EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id)
            OR EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id AND a.backend_id = b.id))
     UNION SELECT backend_id FROM sessions_app_slot WHERE session_id = ANY(%(sessions)s)
@@ -31,7 +51,7 @@ SELECT id, pg_advisory_xact_lock({BACKEND_KEY} + id) FROM (
 LOCK_PLATFORM: Final = f"SELECT pg_advisory_xact_lock({PLATFORM_KEY})"
 # Where the platform has no cap nobody waits here; setting one waits for everybody who decides without it.
 LOCK_PLATFORM_SHARED: Final = f"SELECT pg_advisory_xact_lock_shared({PLATFORM_KEY})"
-SEQUENCE: Final = "SELECT nextval('voice_ledger_seq'), clock_timestamp()"
+SEQUENCE: Final = "SELECT nextval('voice_ledger_seq'), set_config('voice.now', clock_timestamp()::text, true)::timestamptz"
 SESSIONS: Final = """
 SELECT s.id, s.state, s.node_id, s.pipeline, s.tenant_id, s.user, b.id, b.name, b.provider, s.transport, s.active_at,
        CASE WHEN s.id = ANY(%(resumed)s) THEN s.metadata END
@@ -40,35 +60,48 @@ SLOTS: Final = """
 SELECT session_id, tenant_id, backend_id, "user", state, node_id, lease_until, lease_until < clock_timestamp(),
        generation, resume_floor, stale_uses, dropped_at
 FROM sessions_app_slot WHERE session_id = ANY(%s)"""
-TENANTS: Final = """
-SELECT t.id, t.status, q.max_concurrent_sessions, q.max_sessions_per_user, q.max_duration_s, q.idle_timeout_s, q.grace_s,
-       coalesce(c.active, 0), c.id IS NOT NULL, ARRAY(SELECT backend_id FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id)
-FROM tenants_tenant t JOIN tenants_quota q ON q.tenant_id = t.id
-LEFT JOIN sessions_app_capacity c ON c.scope = 'tenant' AND c.ref = t.id
-WHERE t.id = ANY(%(tenants)s) OR t.id IN (SELECT tenant_id FROM sessions_app_slot WHERE session_id = ANY(%(sessions)s))"""
-BACKENDS: Final = """
-SELECT b.id, b.name, b.provider, b.cap, b.weight, b.enabled, b.draining, b.pipelines, b.transports, coalesce(c.active, 0), c.id IS NOT NULL,
-       coalesce(h.status = 'healthy' AND h.last_probe_at > clock_timestamp() - make_interval(secs => %s), false)
-FROM sessions_app_backend b LEFT JOIN sessions_app_backendhealth h ON h.backend_id = b.id
-LEFT JOIN sessions_app_capacity c ON c.scope = 'backend' AND c.ref = b.id"""
-PLATFORM: Final = """
-SELECT (SELECT max_concurrent_sessions FROM sessions_app_platform),
-       (SELECT coalesce(sum(active), 0)::bigint FROM sessions_app_capacity WHERE scope = 'backend')"""
-USERS: Final = """
-SELECT s.tenant_id, s."user", count(*) FROM sessions_app_slot s
-JOIN (SELECT DISTINCT * FROM unnest(%s::bigint[], %s::text[])) AS asked(tenant_id, "user") USING (tenant_id, "user") GROUP BY 1, 2"""
+OWN_WAITERS: Final = f"SELECT {WAITER_COLUMNS} FROM sessions_app_waiter w WHERE w.session_id = ANY(%(sessions)s)"  # noqa: S608 - of constants
 
 # --- second round trip: set-based, one statement a table ------------------------------------------------------------------
 INSERT_SESSIONS: Final = """
 INSERT INTO sessions_app_session (id, tenant_id, "user", state, reason, backend_id, pipeline, transport, metadata, node_id, limits,
-                                  ended_at, started_at, trace_id, attempted_at, detail)
+                                  ended_at, started_at, trace_id, burst, queued_at, attempted_at, detail)
 SELECT *, %(now)s, '' FROM unnest(%(id)s::uuid[], %(tenant)s::bigint[], %(user)s::text[], %(state)s::text[], %(reason)s::text[],
     %(backend)s::bigint[], %(pipeline)s::text[], %(transport)s::text[], %(metadata)s::jsonb[], %(node)s::uuid[], %(limits)s::jsonb[],
-    %(ended)s::timestamptz[], %(started)s::timestamptz[], %(trace)s::text[])"""
+    %(ended)s::timestamptz[], %(started)s::timestamptz[], %(trace)s::text[],
+    %(burst)s::boolean[], %(queued)s::timestamptz[])"""
 INSERT_SLOTS: Final = """
-INSERT INTO sessions_app_slot (session_id, tenant_id, backend_id, "user", state, node_id, since)
+INSERT INTO sessions_app_slot (session_id, tenant_id, backend_id, "user", state, node_id, generation, resume_floor, since)
 SELECT *, %(now)s FROM unnest(%(id)s::uuid[], %(tenant)s::bigint[], %(backend)s::bigint[], %(user)s::text[], %(state)s::text[],
-    %(node)s::uuid[])"""
+    %(node)s::uuid[], %(generation)s::int[], %(floor)s::int[])"""
+INSERT_WAITERS: Final = """
+INSERT INTO sessions_app_waiter (session_id, tenant_id, "user", pipeline, transport, backend_name, node_id, place, since)
+SELECT *, %(now)s FROM unnest(%(id)s::uuid[], %(tenant)s::bigint[], %(user)s::text[], %(pipeline)s::text[], %(transport)s::text[],
+    %(backend)s::text[], %(node)s::uuid[], %(place)s::bigint[])"""
+UPDATE_WAITERS: Final = """
+WITH done AS (UPDATE sessions_app_waiter w SET node_id = v.node, absent_until = v.absent, generation = v.generation, resume_floor = v.floor
+FROM unnest(%(id)s::uuid[], %(node)s::uuid[], %(absent)s::timestamptz[], %(generation)s::int[], %(floor)s::int[])
+    AS v(id, node, absent, generation, floor) WHERE w.session_id = v.id RETURNING 1)
+SELECT voice_expect(count(*), %(expected)s) FROM done"""
+DELETE_WAITERS: Final = """
+WITH done AS (DELETE FROM sessions_app_waiter WHERE session_id = ANY(%(id)s) RETURNING 1)
+SELECT voice_expect(count(*), %(expected)s) FROM done"""
+# A promoted session: in a statement of its own, so that the many changes of a session's life carry no limits.
+PROMOTE_SESSIONS: Final = """
+WITH done AS (UPDATE sessions_app_session s SET state = 'starting', reason = '', backend_id = v.backend, pipeline = v.pipeline,
+    limits = v.limits, burst = v.burst, node_id = v.node, started_at = %(now)s
+FROM unnest(%(id)s::uuid[], %(backend)s::bigint[], %(pipeline)s::text[], %(limits)s::jsonb[], %(burst)s::boolean[], %(node)s::uuid[])
+    AS v(id, backend, pipeline, limits, burst, node) WHERE s.id = v.id AND s.state = 'queued' RETURNING 1)
+SELECT voice_expect(count(*), %(expected)s) FROM done"""
+UPSERT_RATES: Final = """
+INSERT INTO sessions_app_ratebucket (tenant_id, "user", tokens, at)
+SELECT tenant, name, tokens, to_timestamp(at) FROM unnest(%(tenant)s::bigint[], %(user)s::text[], %(tokens)s::float8[], %(time)s::float8[])
+    AS v(tenant, name, tokens, at)
+ON CONFLICT (tenant_id, "user") DO UPDATE SET tokens = excluded.tokens, at = excluded.at"""
+COUNT_ATTEMPTS: Final = """
+INSERT INTO sessions_app_attemptcount AS c (tenant_id, reason, count, second)
+SELECT *, date_trunc('second', %(now)s::timestamptz) FROM unnest(%(tenant)s::bigint[], %(reason)s::text[], %(count)s::int[])
+ON CONFLICT (second, tenant_id, reason) DO UPDATE SET count = c.count + excluded.count"""
 # A compare-and-set that missed a row raises in the database, so that the COMMIT behind it in the pipeline does not happen.
 UPDATE_SESSIONS: Final = """
 WITH done AS (UPDATE sessions_app_session s SET state = v.new, reason = v.reason, detail = v.detail, node_id = v.node,
@@ -100,7 +133,7 @@ INSERT_CAPACITY: Final = """
 INSERT INTO sessions_app_capacity (scope, ref, active)
 SELECT *, 0 FROM unnest(%(scope)s::text[], %(ref)s::bigint[]) ON CONFLICT DO NOTHING"""
 UPDATE_CAPACITY: Final = """
-WITH done AS (UPDATE sessions_app_capacity c SET active = c.active + v.change
-    FROM unnest(%(scope)s::text[], %(ref)s::bigint[], %(change)s::int[]) AS v(scope, ref, change)
+WITH done AS (UPDATE sessions_app_capacity c SET active = c.active + v.change, queued = c.queued + v.waiting
+    FROM unnest(%(scope)s::text[], %(ref)s::bigint[], %(change)s::int[], %(waiting)s::int[]) AS v(scope, ref, change, waiting)
     WHERE c.scope = v.scope AND c.ref = v.ref RETURNING 1)
 SELECT voice_expect(count(*), %(expected)s) FROM done"""

@@ -1,6 +1,7 @@
 """What a batch of the ledger is decided in: the rows of its first round trip, read into values.
 
-Owns: the meaning of each loaded column (``ledger_sql`` has the same order). Refuses: a connection, and deciding anything.
+Owns: the meaning of the columns of ``ledger_sql``; those of limits and counters are ``selectors.world``'s.
+Refuses: a connection, and deciding anything.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,9 +10,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sessions_app.domain.admission import BackendView, TenantView, World
-from sessions_app.domain.operations import BackendRef, Policy
+from sessions_app.domain.operations import BackendRef
 from sessions_app.domain.states import State
+from sessions_app.selectors.world import Scene, Waiting
 
 
 @dataclass(slots=True)
@@ -36,6 +37,7 @@ class Held:
     pipeline: str = ""  # where a move changed it
     activated: bool = False
     over: bool = False
+    new: bool = False  # it got its slot in this batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,78 +61,22 @@ class Loaded:
 
     seq: int
     now: datetime
-    world: World
-    platform_limit: int | None
+    scene: Scene
     known: dict[UUID, Known]
     held: dict[UUID, Held]
-    policies: dict[int, Policy]
-    refs: dict[int, BackendRef]
-    counters: set[tuple[str, int]]
-    unlocked: bool  # a slot came between the locks and the look: its tenant is not locked
-
-    @classmethod
-    def from_rows(
-        cls,
-        *,
-        seq: int,
-        now: datetime,
-        locked_tenants: set[int],
-        locked_backends: set[int],
-        sessions: Iterable[Sequence[Any]],
-        slots: Sequence[Sequence[Any]],
-        tenants: Sequence[Sequence[Any]],
-        backends: Sequence[Sequence[Any]],
-        platform_limit: int | None,
-        platform_used: int,
-        users: Iterable[Sequence[Any]],
-    ) -> "Loaded":
-        """Read the rows of ``ledger_sql``. A backend that was enabled after the locks were taken waits for the next batch."""
-        views = {
-            row[0]: BackendView(
-                id=row[0],
-                name=row[1],
-                cap=row[3],
-                weight=row[4],
-                used=row[9],
-                healthy=row[11],
-                draining=row[6],
-                pipelines=_names(row[7], dict),
-                transports=_names(row[8], list),
-            )
-            for row in backends
-            if row[0] in locked_backends and row[5]
-        }
-        tenant_views = {
-            row[0]: TenantView(
-                id=row[0],
-                suspended=row[1] != "active",
-                limit=row[2],
-                user_limit=row[3],
-                used=row[7],
-                backends=frozenset(row[9] or views),
-            )
-            for row in tenants
-        }
-        return cls(
-            seq=seq,
-            now=now,
-            world=World(platform_limit, platform_used, views, tenant_views, {(row[0], row[1]): row[2] for row in users}),
-            platform_limit=platform_limit,
-            known={
-                row[0]: Known(State(row[1]), row[2], row[3], row[4], row[5], BackendRef(*row[6:9]) if row[6] else None, *row[9:12])
-                for row in sessions
-            },
-            held={
-                row[0]: Held(row[0], row[1], row[2], row[3], State(row[4]), row[5], row[6], bool(row[7]), State(row[4]), *row[8:12])
-                for row in slots
-            },
-            policies={row[0]: Policy(*row[4:7]) for row in tenants},
-            refs={row[0]: BackendRef(*row[:3]) for row in backends},
-            counters={("tenant", row[0]) for row in tenants if row[8]} | {("backend", row[0]) for row in backends if row[10]},
-            unlocked=any(row[1] not in locked_tenants for row in slots),
-        )
+    waiting: dict[UUID, Waiting]  # the batch's own, and those who may be promoted
+    unlocked: bool  # a slot or waiter came between the locks and the look: its tenant is not locked
 
 
-def _names(value: object, kind: type[dict[Any, Any] | list[Any]]) -> frozenset[str]:
-    """Return the names in a JSON field; none where raw SQL put nonsense there, so that this backend alone pays for it."""
-    return frozenset(each for each in value if isinstance(each, str)) if isinstance(value, kind) else frozenset()
+def known(rows: Iterable[Sequence[Any]]) -> dict[UUID, Known]:
+    """Read the rows of ``SESSIONS``."""
+    return {
+        row[0]: Known(State(row[1]), row[2], row[3], row[4], row[5], BackendRef(*row[6:9]) if row[6] else None, *row[9:12]) for row in rows
+    }
+
+
+def held(rows: Iterable[Sequence[Any]]) -> dict[UUID, Held]:
+    """Read the rows of ``SLOTS``."""
+    return {
+        row[0]: Held(row[0], row[1], row[2], row[3], State(row[4]), row[5], row[6], bool(row[7]), State(row[4]), *row[8:12]) for row in rows
+    }

@@ -21,6 +21,7 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from sessions_app.domain.states import FINAL_STATES, SLOT_STATES
+from sessions_app.selectors.limit_records import kind_of
 from sessions_app.services import claims
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ CLAIM_S: Final = 60.0
 STATEMENT_TIMEOUT_MS: Final = 10_000
 LOCK_TIMEOUT_MS: Final = 2_000
 NODES_KEPT: Final = 10_000  # that are gone; one that starts and dies in a loop must not fill a table
-NODE_BATCH: Final = 10_000
+SMALL_BATCH: Final = 10_000  # of nodes, and of each other kind of small rows
 _FINAL: Final = sorted(state.value for state in FINAL_STATES)
 _SLOT: Final = sorted(state.value for state in SLOT_STATES)
 
@@ -66,20 +67,20 @@ WITH ends AS (
     SELECT session_id, seq FROM sessions_app_sessionevent WHERE seq > %(after)s AND seq <= %(horizon)s AND new = ANY(%(final)s)
     ORDER BY seq FETCH FIRST (%(batch)s) ROWS WITH TIES)
 SELECT e.session_id, e.seq, r.state = ANY(%(final)s) AND NOT EXISTS (SELECT FROM sessions_app_slot s WHERE s.session_id = e.session_id)
+    AND NOT EXISTS (SELECT FROM sessions_app_waiter w WHERE w.session_id = e.session_id)
 FROM ends e JOIN sessions_app_session r ON r.id = e.session_id"""
 _DELETE: Final = (
     "DELETE FROM sessions_app_endrequest WHERE session_id = ANY(%s::uuid[])",
     "DELETE FROM sessions_app_sessionevent WHERE session_id = ANY(%s::uuid[])",
     "DELETE FROM sessions_app_session WHERE id = ANY(%s::uuid[])",
 )
-# The limits in force at the horizon stay. Quota and tenant share a scope; only a tenant has a slug. Oldest first, so that no record is
-# left with a gap behind it.
-_DELETE_LIMITS: Final = """
+# The limits in force at the horizon stay. Oldest first, so that no record is left with a gap behind it.
+_DELETE_LIMITS: Final = f"""
 DELETE FROM sessions_app_limitchange WHERE id IN (
     SELECT c.id FROM sessions_app_limitchange c WHERE c.seq <= %(horizon)s AND (c.new IS NULL OR EXISTS (
         SELECT FROM sessions_app_limitchange n WHERE n.scope = c.scope AND n.ref = c.ref AND n.seq > c.seq AND n.seq <= %(horizon)s
-            AND (coalesce(n.new, n.old) ? 'slug') = (coalesce(c.new, c.old) ? 'slug')))
-    ORDER BY c.seq, c.id LIMIT %(batch)s)"""
+            AND {kind_of("n")} = {kind_of("c")}))
+    ORDER BY c.seq, c.id LIMIT %(batch)s)"""  # noqa: S608 - of constants
 # A node's name is kept as long as history may tell of it: its last session ended within a day of its last heartbeat.
 _DELETE_NODES: Final = """
 DELETE FROM sessions_app_node WHERE id IN (
@@ -140,7 +141,7 @@ class _Run:
             if settings.VOICE_RETENTION_DAYS:
                 cursor.execute(_CUTOFF, (settings.VOICE_RETENTION_DAYS,))
                 self._cutoff = cursor.fetchone()[0]
-            cursor.execute(_DELETE_NODES, {"cutoff": self._cutoff, "kept": NODES_KEPT, "batch": NODE_BATCH})
+            cursor.execute(_DELETE_NODES, {"cutoff": self._cutoff, "kept": NODES_KEPT, "batch": SMALL_BATCH})
             self.pruned.nodes = cursor.rowcount
         if self._cutoff is None:
             return

@@ -1,7 +1,7 @@
 """The sweep: end what lost its lease. Every node and a Celery task run it, so that no single process is needed for slots to come back.
 
 A lease is the heartbeat of the slot's node, or the grace of a slot that is reconnecting. The sweep only looks; the ledger decides again
-under its locks. Bounded: ``BATCH`` slots a round.
+under its locks. Bounded: ``BATCH`` of each kind a round.
 
 When nobody could sweep for a lease less one heartbeat (the database was away, or everything was down), heartbeats are old because
 they could not be written, not because nodes died: then a whole lease must pass again before a node is taken for lost.
@@ -55,7 +55,9 @@ WHERE s.lease_until < clock_timestamp() AND (
     n.state IS NULL OR n.state NOT IN ('up', 'draining') OR s.lease_until < clock_timestamp() - make_interval(secs => %s)) LIMIT %s"""
 # A node that lives does what it was asked to within a second or two; what it left undone is done here.
 _ASKED: Final = """
-SELECT s.session_id, e.reason, e.detail, e.actor FROM sessions_app_endrequest e JOIN sessions_app_slot s ON s.session_id = e.session_id
+SELECT s.session_id, e.reason, e.detail, e.actor FROM sessions_app_endrequest e
+JOIN (SELECT session_id, node_id FROM sessions_app_slot
+      UNION ALL SELECT session_id, node_id FROM sessions_app_waiter) AS s USING (session_id)
 LEFT JOIN sessions_app_node n ON n.id = s.node_id
 WHERE n.state IS NULL OR n.state NOT IN ('up', 'draining') OR e.asked_at < clock_timestamp() - make_interval(secs => %s) LIMIT %s"""
 # The session's event tells who asked and why; the request has done its work.
@@ -64,8 +66,23 @@ DELETE FROM sessions_app_endrequest WHERE session_id IN (
     SELECT e.session_id FROM sessions_app_endrequest e JOIN sessions_app_session r ON r.id = e.session_id
     WHERE r.ended_at IS NOT NULL LIMIT %s)"""
 _LEFT_OVER: Final = """
-SELECT s.session_id FROM sessions_app_slot s LEFT JOIN sessions_app_node n ON n.id = s.node_id
+SELECT s.session_id FROM (
+    SELECT session_id, node_id, lease_until FROM sessions_app_slot
+    UNION ALL SELECT session_id, node_id, absent_until FROM sessions_app_waiter
+) AS s LEFT JOIN sessions_app_node n ON n.id = s.node_id
 WHERE s.lease_until IS NOT NULL OR n.state IS NULL OR n.state IN ('lost', 'stopped') ORDER BY 1 LIMIT %s"""
+# --- the queue: a place is kept for a client that is away, as a slot is ---------------------------------------------------
+_LOST_WAITERS: Final = """
+SELECT w.session_id, w.node_id, 'queued', coalesce(n.heartbeat_at, w.since)
+FROM sessions_app_waiter w LEFT JOIN sessions_app_node n ON n.id = w.node_id
+WHERE w.absent_until IS NULL AND (
+    n.state IN ('lost', 'stopped') OR n.id IS NULL AND w.since < clock_timestamp() - make_interval(secs => %s)) LIMIT %s"""
+_AWAY_TOO_LONG: Final = "SELECT session_id FROM sessions_app_waiter WHERE absent_until < clock_timestamp() LIMIT %s"
+# Their nodes tell them when their time is over; whom they did not tell is told here.
+_WAITED_TOO_LONG: Final = """
+SELECT w.session_id FROM sessions_app_waiter w JOIN tenants_quota q ON q.tenant_id = w.tenant_id
+WHERE w.since < clock_timestamp() - make_interval(secs => q.max_queue_wait_s + %s) LIMIT %s"""
+WAIT_SLACK_S: Final = 2
 # Why a client had to come back is why its session ends when it does not.
 _UNRESUMED: Final = {Reason.NODE_LOST: Reason.NODE_LOST, Reason.DRAINED: Reason.DRAINED}
 
@@ -96,6 +113,10 @@ def sweep(*, holder: str) -> Swept:
         suspended = _apply(_for_orphan(*row) for row in orphans)
         past = _rows(cursor, _PAST_GRACE, (settings.VOICE_CLOSE_TIMEOUT_S + 1, BATCH))
         ended = _apply(End(row[0], _UNRESUMED.get(row[1], Reason.CLIENT_LOST), expired_only=True) for row in past)
+        waiters = _rows(cursor, _LOST_WAITERS, (lease_s, BATCH))
+        suspended += _apply(_for_orphan(*row) for row in waiters)
+        ended += _apply(End(row[0], Reason.CLIENT_LOST, expired_only=True) for row in _rows(cursor, _AWAY_TOO_LONG, (BATCH,)))
+        ended += _apply(End(row[0], Reason.QUEUE_TIMEOUT) for row in _rows(cursor, _WAITED_TOO_LONG, (WAIT_SLACK_S, BATCH)))
         asked = _rows(cursor, _ASKED, (lease_s, BATCH))
         ended += _apply(End(row[0], Reason(row[1]), detail=row[2], actor=row[3]) for row in asked)
         cursor.execute(_ANSWERED, (BATCH,))

@@ -21,6 +21,7 @@ from sessions_app.runtime import live
 from sessions_app.runtime.attachment import Attachment, Ended, Leaving, Note, Rejected, Started, Word
 from sessions_app.runtime.session_runner import SessionRunner
 from sessions_app.runtime.sessions import Sessions
+from sessions_app.runtime.telemetry import SessionTrace
 from sessions_app.services.exceptions import VoiceError
 from sessions_app.services.tokens import Claims, issue_resume_token
 from sessions_app.transport import authentication, close_codes, messages, refusals
@@ -56,6 +57,7 @@ class VoiceConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
         self.scope, self.base_send = scope, send
         if (await receive())["type"] != "websocket.connect":
             return
+        self._trace = SessionTrace.begin()
         try:
             claims = await self._let_in(receive)
             if claims is not None:
@@ -63,6 +65,8 @@ class VoiceConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
         except OSError:
             # The client went away while it was written to; its session has been told.
             return
+        finally:
+            self._trace.close()
 
     # --- the handshake -------------------------------------------------------------------------------------------------------
     async def _let_in(self, receive: Receive) -> Claims | None:
@@ -76,6 +80,10 @@ class VoiceConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
             reason = error.reason
         if reason is None and self._sessions.home.draining:
             reason = Reason.NODE_DRAINING
+        if claims is not None:
+            self._trace.about(claims.session_id, resumed=claims.connection is not None)
+        if reason is not None:
+            self._trace.refused(reason)
         if reason is not None and authentication.wants_http_refusal(self.scope):
             await self._refuse_over_http(reason, receive)
             return None
@@ -110,7 +118,7 @@ class VoiceConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
         self._time = loop.time
         self._texts = Allowance(rate=TEXT_RATE, burst=TEXT_BURST)
         self._frames = Allowance(rate=AUDIO_RATE, burst=AUDIO_BURST)
-        attachment = self._attachment = Attachment()
+        attachment = self._attachment = Attachment(self._trace)
         waiting = self._waiting = loop.call_later(settings.VOICE_START_TIMEOUT_S, self._too_late)
         if claims.connection is not None:
             waiting.cancel()

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sessions_app.domain.admission import Attempt, Limit, Scope, World, decide
+from sessions_app.domain.admission import Attempt, Limit, Scope, World, choose_other_backend, decide
 from sessions_app.domain.queueing import Waiter, promote
 from sessions_app.domain.reservations import Reservations
 from sessions_app.domain.states import Reason
@@ -72,3 +72,13 @@ def test_a_reservation_on_an_unhealthy_backend_counts_nowhere_else() -> None:
     backends = [view(10, healthy=False, reservations=Reservations({1: (5, 0)})), view(11, cap=2, reservations=Reservations({2: (1, 0)}))]
     made = world(backends, [tenant(1, (10, 11)), tenant(2, (10, 11))])
     assert [each.backend_id for each in decide(made, [attempt(1), attempt(1), attempt(2)])] == [11, None, 11]
+
+
+def test_a_move_takes_no_reservation_of_others_and_gives_its_own_back() -> None:
+    own, others = view(10, used=1, reservations=Reservations({1: (1, 1)})), view(11, cap=1, reservations=Reservations({2: (1, 0)}))
+    made = world([own, others, view(12)], [tenant(1, (10, 11))])
+    assert choose_other_backend(made, attempt(exclude=frozenset({10}))).reason is Reason.BACKEND_LIMIT
+    made.tenants[1].backends = frozenset({10, 11, 12})
+    assert choose_other_backend(made, attempt(exclude=frozenset({10}))).backend_id == 12
+    own.count(1, -1)
+    assert (own.used, own.reservations.unused) == (0, 1)

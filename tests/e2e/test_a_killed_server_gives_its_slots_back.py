@@ -19,7 +19,7 @@ FREE_S = 20.0
 @pytest.fixture
 def survivor(server: Server, tmp_path: Path) -> Iterator[Server]:
     """Another web process on the same database, not yet started."""
-    other = Server(tmp_path)
+    other = Server(tmp_path, server=server.kind)
     yield other
     other.end()
 

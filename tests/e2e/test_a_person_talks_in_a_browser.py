@@ -77,6 +77,7 @@ async def _session_of(tenant: Tenant, user: str) -> Session:
     return await in_thread(Session.objects.get, tenant=tenant, user=user)
 
 
+@pytest.mark.every_server
 async def test_the_voice_that_comes_back_is_the_voice_that_went_in(
     server: Server, ann: tuple[str, Tenant], ops: str, tmp_path: Path, pictures: Path
 ) -> None:

@@ -10,7 +10,7 @@ from sessions_app.domain.operations import Activate, Admit, Adopt, Confirm, End,
 from sessions_app.domain.states import Reason, State
 from sessions_app.models import Session, SessionEvent, Slot
 from sessions_app.selectors import verification
-from sessions_app.services import ledger_batch
+from sessions_app.services import ledger_life
 from sessions_app.services.ledger import Ledger
 from tests.world import NODE, admit, make_backend, make_tenant
 
@@ -80,7 +80,7 @@ def test_a_node_with_a_new_id_does_not_take_a_session_back_that_another_one_has(
 
 
 def test_a_client_that_comes_back_for_ever_is_refused_in_the_end(ledger: Ledger, live: Admit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_batch, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(ledger_life, "MAX_CONNECTIONS", 3)
     answers = [resume(ledger, live, None).refused for _ in range(4)]
     assert answers == [None, None, Reason.AUTHENTICATION_FAILED, Reason.AUTHENTICATION_FAILED]
 

@@ -17,7 +17,7 @@ from voiceplatform.embedded import Postgres, Valkey
 PROJECT = Path(__file__).resolve().parent.parent.parent
 READY_S = 90.0
 # What this test run uses must not be used by the instance.
-OURS = ("DATABASE_URL", "VALKEY_URL", "SECRET_KEY", "VOICE_SECRET_KEYS", "VOICE_DATA_DIR", "PORT")
+OURS = ("DATABASE_URL", "VALKEY_URL", "SECRET_KEY", "VOICE_SECRET_KEYS", "VOICE_DATA_DIR", "PORT", "SERVER", "WEB")
 
 
 class Instance:
@@ -88,9 +88,13 @@ class Instance:
 
     def child(self, *words: str) -> psutil.Process:
         """Return the direct child whose command line has all these words."""
+        return next(iter(self.children(*words)))
+
+    def children(self, *words: str) -> list[psutil.Process]:
+        """Return all of them."""
         assert self.process is not None
         children = psutil.Process(self.process.pid).children()
-        return next(child for child in children if all(any(word in part for part in child.cmdline()) for word in words))
+        return [child for child in children if all(any(word in part for part in child.cmdline()) for word in words)]
 
     def wait(self, condition: Callable[[], bool], seconds: float) -> None:
         """Wait for a condition; fail with the output where the instance ends or time is over."""

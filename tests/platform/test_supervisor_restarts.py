@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from voiceplatform import supervisor
-from voiceplatform.supervisor import CannotStartError, Program, Restarts, Supervisor
+from voiceplatform.program import Program
+from voiceplatform.supervisor import CannotStartError, Restarts, Supervisor
 
 
 class Console:
@@ -34,8 +35,9 @@ def running(console: Console) -> Iterator[Supervisor]:
         made.stop()
 
 
-def program(made: Supervisor, code: str, *, name: str = "child", patience_s: float = 10.0) -> Program:
-    return Program(name, [sys.executable, "-u", "-c", code], made, folder=Path.cwd(), additions={}, patience_s=patience_s)
+def program(made: Supervisor, code: str, *, name: str = "child", patience_s: float = 10.0, ready_option: str = "") -> Program:
+    command = [sys.executable, "-u", "-c", code]
+    return Program(name, command, made, folder=Path.cwd(), additions={}, patience_s=patience_s, ready_option=ready_option)
 
 
 def test_each_wait_is_twice_the_last_up_to_half_a_minute() -> None:
@@ -64,6 +66,32 @@ def test_five_early_deaths_are_one_too_many_unless_it_has_been_up() -> None:
 def test_a_later_death_begins_the_count_anew() -> None:
     restarts = Restarts(started=0.0)
     assert [restarts.died(now) for now in (1.0, 1.0, 1.0, 1.0, 6.0, 1.0)] == [True] * 6
+
+
+def test_the_death_of_one_that_tells_is_early_until_it_has_told() -> None:
+    restarts = Restarts(started=0.0, tells_when_up=True)
+    restarts.lives(50.0)
+    assert [restarts.died(50.0) for _ in range(5)] == [True, True, True, True, False]
+    restarts.up = True
+    assert restarts.died(50.0)
+
+
+def test_one_that_does_not_tell_is_up_after_a_while() -> None:
+    restarts = Restarts(started=0.0)
+    restarts.lives(4.9)
+    assert not restarts.up
+    restarts.lives(5.0)
+    assert restarts.up
+
+
+def test_a_program_tells_by_its_pipe_that_it_is_up(running: Supervisor, console: Console) -> None:
+    code = "import os, sys, time; print('here'); os.write(int(sys.argv[-1]), b'up'); time.sleep(60)"
+    children = [program(running, code, name=name, ready_option="--ready-fd") for name in ("one", "two")]
+    silent = program(running, "import time; print('here'); time.sleep(60)", name="silent", ready_option="--ready-fd")
+    running.add(*children, silent)
+    while running.missing("one", "two", "silent") != ["silent"] or ("silent", "here") not in console.lines:
+        running.pump(1.0)
+    assert running.missing("two", "one") == []
 
 
 def test_what_cannot_start_ends_it_all_with_its_last_words(running: Supervisor) -> None:
@@ -124,6 +152,29 @@ def test_services_stop_in_the_opposite_order_of_their_start(running: Supervisor,
         running.pump(1.0)
     running.stop()
     assert [name for name, line in console.lines if line == "bye"] == ["second", "first"]
+
+
+def test_services_that_were_added_together_are_told_to_stop_at_the_same_time(running: Supervisor, console: Console, tmp_path: Path) -> None:
+    # Each ends when it knows that the other was told too.
+    code = """
+import pathlib, signal, sys, time
+mine, other = map(pathlib.Path, ({mine!r}, {other!r}))
+def told(*_):
+    mine.touch()
+    while not other.exists():
+        time.sleep(0.01)
+    sys.exit()
+signal.signal(signal.SIGTERM, told)
+print('here')
+time.sleep(60)
+"""
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    children = [program(running, code.format(mine=mine, other=other), name=mine) for mine, other in ((one, two), (two, one))]
+    running.add(*children)
+    while sum(line == "here" for _, line in console.lines) < 2:
+        running.pump(1.0)
+    running.stop()
+    assert [child.process.returncode for child in children if child.process is not None] == [0, 0]
 
 
 def test_who_reads_nothing_any_more_has_it_all_stop() -> None:

@@ -40,6 +40,10 @@ def test_a_folder_that_cannot_be_written_is_named(new_instance: Callable[..., In
     [
         ("PORT", "eighty", "PORT must be a whole number, not 'eighty'."),
         ("PORT", "70000", "PORT must be between 1 and 65535, not 70000."),
+        ("WEB", "two", "WEB must be a whole number, not 'two'."),
+        ("WEB", "0", "WEB must be between 1 and 16, not 0."),
+        ("WEB", "17", "WEB must be between 1 and 16, not 17."),
+        ("SERVER", "apache", "SERVER must be uvicorn or daphne, not 'apache'."),
         ("VOICE_BIND", "no.such.host.invalid", "VOICE_BIND is 'no.such.host.invalid', which is no address of this machine."),
     ],
 )
@@ -64,7 +68,8 @@ def test_pg_bin_without_a_postgres_is_refused(new_instance: Callable[..., Instan
 
 def test_help_makes_nothing(new_instance: Callable[..., Instance]) -> None:
     instance = new_instance()
-    assert "VOICE_DATA_DIR" in instance.manage("up", "--help")
+    for variable in ("VOICE_DATA_DIR", "SERVER", "WEB"):
+        assert f"  {variable} " in instance.manage("up", "--help")
     assert "VOICE_DATA_DIR" in instance.manage("help", "up")
     assert not instance.folder.exists()
 

@@ -1,7 +1,6 @@
 import logging
 import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -97,7 +96,7 @@ def silent() -> Iterator[str]:
 async def test_one_that_never_answers_holds_up_neither_admission_nor_the_stop(
     batcher: Batcher, silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "5")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
     await in_thread(make_backend)
     tenant = await in_thread(make_tenant)
@@ -109,9 +108,8 @@ async def test_one_that_never_answers_holds_up_neither_admission_nor_the_stop(
         asked.answered(answer)
     trace.close()
     assert answer.verdict.admitted
-    began = time.monotonic()
-    await in_thread(pipeline.stop, timeout_s=0.2)
-    assert time.monotonic() - began < 4.0, "it waited for the receiver"
+    await in_thread(pipeline.stop, timeout_s=0.1)
+    assert "telemetry stop" in {each.name for each in threading.enumerate()}, "it did not wait for the receiver"
     assert SessionTrace.begin().id == ""
     # Leave nothing of it to the next test.
     for thread in set(threading.enumerate()) - before:

@@ -241,9 +241,10 @@ def test_it_is_clean_on_a_platform_that_lives_meanwhile(world: World, sql: psyco
     """Two ledgers of two tenants on shared backends, and limits that are edited."""
     sql.execute("UPDATE sessions_app_platform SET max_concurrent_sessions = NULL")
     over = Flag()
+    tenants = {each.slug: each for each in Tenant.objects.all()}
 
     def live(slug: str) -> int:
-        tenant, rounds = Tenant.objects.get(slug=slug), 0
+        tenant, rounds = tenants[slug], 0
         with new_ledger() as own:
             while not over.is_set():
                 answers = [admitted(each) for each in own.apply([admit(tenant, user) for user in ("x", "y", "x")])]
@@ -259,7 +260,7 @@ def test_it_is_clean_on_a_platform_that_lives_meanwhile(world: World, sql: psyco
             histories = []
             for round_ in range(8):
                 histories.append(verification.history())
-                for tenant in Tenant.objects.all():
+                for tenant in tenants.values():
                     sql.execute("UPDATE tenants_quota SET max_concurrent_sessions = %s WHERE tenant_id = %s", (1 + round_ % 5, tenant.pk))
                 sql.execute("UPDATE sessions_app_backend SET cap = %s WHERE id = %s", (3 + round_ % 3, world.backend.pk))
                 sql.execute("UPDATE sessions_app_platform SET max_concurrent_sessions = %s", (None if round_ % 2 else 5,))

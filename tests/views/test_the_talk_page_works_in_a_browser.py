@@ -4,55 +4,28 @@ The browser gets the page and the static files from this process, so no server i
 end-to-end tests.
 """
 
-import os
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from django.contrib.staticfiles import finders
 from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 from django.test import RequestFactory
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from sessions_app.domain.states import MEANINGS
 from sessions_app.views import access
 from tenants.models import Tenant
+from tests.views.browsing import MODULES, open_browser, open_page
 
 pytestmark = pytest.mark.browser
-
-MODULES = "/static/sessions_app"
-TYPES = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = os.environ.get("CHROMIUM_BIN") or shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium is installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--use-fake-device-for-media-stream"])
+    with open_browser() as browser:
         yield browser
-        browser.close()
-
-
-def open_page(browser: Browser, address: str, html: bytes = b"", headers: dict[str, str] | None = None) -> Page:
-    """Open the address with this as its page, and the static files beside it."""
-
-    def answer(route: Route) -> None:
-        path = route.request.url.partition("://")[2].partition("/")[2]
-        found = finders.find(path.removeprefix("static/")) if path.startswith("static/") else None
-        if isinstance(found, str):
-            route.fulfill(path=found, content_type=TYPES[path.rpartition(".")[2]])
-        else:
-            route.fulfill(body=html, content_type="text/html", headers=headers)
-
-    page = browser.new_page()
-    page.route("**/*", answer)
-    page.goto(address)
-    return page
 
 
 @access.page
@@ -115,17 +88,20 @@ def test_what_the_lower_rate_cannot_hold_is_taken_out_instead_of_folded_back(scr
     assert loudness(converted(scripts, [14_000], 48_000, 24_000)[2_000:-2_000]) < 0.003
 
 
-def test_every_close_code_has_words(scripts: Page) -> None:
-    for code in sorted({each.close for each in MEANINGS.values() if each.close} | {1001, 1006, 1009, 1011, 1012, 4400, 4409}):
-        words = scripts.evaluate(
-            """async ([modules, code]) => {
-                const { closeWords } = await import(`${modules}/words.js`);
-                return closeWords({ code, explanation: null, wasStarted: true }, {});
-            }""",
-            [MODULES, code],
-        )
-        assert words
-        assert str(code) not in words
+def test_every_close_code_has_words_however_far_the_call_had_come(scripts: Page) -> None:
+    codes = sorted({each.close for each in MEANINGS.values() if each.close} | {1001, 1005, 1006, 1009, 1011, 1012, 4400, 4404, 4409})
+    words = scripts.evaluate(
+        """async ([modules, codes]) => {
+            const { closeWords } = await import(`${modules}/words.js`);
+            const stages = ["new", "queued", "live", "stopping"].flatMap((stage) => [{ stage, isAway: false }, { stage, isAway: true }]);
+            return codes.flatMap((code) => stages.map((stage) => [code, closeWords({ code, explanation: null, ...stage }, {})]));
+        }""",
+        [MODULES, codes],
+    )
+    assert len(words) == 8 * len(codes)
+    for code, sentence in words:
+        assert sentence.endswith(".")
+        assert str(code) not in sentence
 
 
 def test_the_servers_own_words_come_first_and_limits_are_told_with_their_numbers(scripts: Page) -> None:
@@ -134,14 +110,41 @@ def test_the_servers_own_words_come_first_and_limits_are_told_with_their_numbers
             const { closeWords, limitWords } = await import(`${modules}/words.js`);
             const reasons = { idle_timeout: "It was quiet." };
             return [
-                closeWords({ code: 4429, explanation: { code: "queue_full", message: "Too many wait." }, wasStarted: false }, reasons),
-                closeWords({ code: 4000, explanation: { reason: "idle_timeout" }, wasStarted: true }, reasons),
+                closeWords({ code: 4429, explanation: { code: "queue_full", message: "Too many wait." }, stage: "new" }, reasons),
+                closeWords({ code: 4000, explanation: { reason: "idle_timeout" }, stage: "live" }, reasons),
                 limitWords([{ scope: "tenant", used: 3, limit: 3 }, { scope: "backend" }, { scope: "user", used: 1, limit: null }]),
             ];
         }""",
         MODULES,
     )
     assert told == ["Too many wait.", "It was quiet.", ["Your organisation: 3 of 3 in use"]]
+
+
+def test_a_refused_credential_is_told_by_what_it_cost(scripts: Page) -> None:
+    told = scripts.evaluate(
+        """async (modules) => {
+            const { closeWords } = await import(`${modules}/words.js`);
+            const explanation = { type: "session.rejected", code: "authentication_failed", message: "The credential is spent." };
+            return ["new", "queued", "live"].map((stage) => closeWords({ code: 4401, explanation, stage, isAway: true }, {}));
+        }""",
+        MODULES,
+    )
+    assert told == [
+        "The call could not be opened: your pass was not accepted. Please start again.",
+        "Your place in the queue was given up while the connection was lost. Please start again.",
+        "The call ended while the connection was lost.",
+    ]
+
+
+def test_a_place_in_the_queue_is_told_with_the_time_that_it_takes(scripts: Page) -> None:
+    told = scripts.evaluate(
+        """async (modules) => {
+            const { queueWords } = await import(`${modules}/words.js`);
+            return [[3, 40], [1, 5], [2, null]].map(([position, estimated_wait_s]) => queueWords({ position, estimated_wait_s }));
+        }""",
+        MODULES,
+    )
+    assert told == ["You are number 3 in the queue, about 40 s.", "You are next in the queue, about 5 s.", "You are number 2 in the queue."]
 
 
 @pytest.mark.parametrize(

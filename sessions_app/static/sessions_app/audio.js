@@ -31,7 +31,7 @@ export function closeMicrophone(stream) {
   for (const track of stream.getTracks()) track.stop();
 }
 
-/** Microphone and speaker of one call. `start` once the call's format is known; `close` when it is over. */
+/** Microphone and speaker of one call. `start` whenever the call's format is told; `close` when it is over. */
 export class Sound {
   /**
    * @param {MediaStream} microphone
@@ -56,10 +56,15 @@ export class Sound {
   }
 
   /**
+   * Start, or go on: nothing is touched where the format is what it was.
    * @param {{sample_rate: number, frame_ms: number}} format
    * @param {{frame: (frame: ArrayBuffer, level: number) => void, heard: (level: number, dropouts: number) => void}} handlers
    */
   start(format, handlers) {
+    const key = `${format.sample_rate}/${format.frame_ms}`;
+    if (key === this.format) return;
+    this.#stop();
+    this.format = key;
     this.capture = new AudioWorkletNode(this.context, "capture", {
       numberOfOutputs: 0,
       processorOptions: { sampleRate: format.sample_rate, frameMs: format.frame_ms },
@@ -81,7 +86,7 @@ export class Sound {
     this.playback?.port.postMessage(frame, [frame]);
   }
 
-  async close() {
+  #stop() {
     this.source?.disconnect();
     for (const node of [this.capture, this.playback]) {
       if (!node) continue;
@@ -89,6 +94,10 @@ export class Sound {
       node.port.postMessage(null);
       node.disconnect();
     }
+  }
+
+  async close() {
+    this.#stop();
     closeMicrophone(this.microphone);
     if (this.context.state !== "closed") await this.context.close();
   }

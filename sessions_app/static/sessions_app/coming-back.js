@@ -3,7 +3,8 @@
 const FIRST_MS = 250;
 const MOST_MS = 4000;
 
-// The connection was lost (10xx), or this process goes down or cannot answer: the session may well be there still. Every other code is final.
+// The connection was lost (10xx), or this process goes down or cannot answer: the session may well be there still.
+// Every other code is final.
 const LOST = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014, 4012, 4013]);
 
 /**

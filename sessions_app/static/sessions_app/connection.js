@@ -19,13 +19,13 @@ export class Connection {
    * @param {string} url
    * @param {string} token sent as a subprotocol, since an address would end up in logs
    * @param {boolean} resumes whether it is a resume token: then the server speaks first, and nothing may be sent before
-   * @param {object} handlers message(message), audio(buffer), roundTrip(ms), closed({code, explanation}), once; `explanation` is the server's
-   *   session.rejected or session.ended, or null
+   * @param {object} handlers message(message), audio(buffer), roundTrip(ms), closed({code, explanation}), once; `explanation` is the
+   *   server's session.rejected or session.ended, or null
    */
   constructor(url, token, resumes, handlers) {
     this.#handlers = handlers;
-    this.#patience = setTimeout(() => this.#end(1006), ANSWER_MS);
     this.#socket = new WebSocket(url, ["voice.v1", `token.${token}`]);
+    this.#patience = setTimeout(() => this.#end(1006), ANSWER_MS);
     this.#socket.binaryType = "arraybuffer";
     this.#socket.onopen = () => {
       if (resumes) return;

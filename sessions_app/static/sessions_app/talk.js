@@ -1,7 +1,7 @@
 // The talk page: one button, one call at a time. Glue between the page, the sound and the session.
 import { AudioProblem, Sound, closeMicrophone, openMicrophone } from "./audio.js";
 import { VoiceSession } from "./voice-session.js";
-import { clock, closeWords, limitWords, span } from "./words.js";
+import { clock, closeWords, limitWords, lostWords, queueWords, seconds, span } from "./words.js";
 
 const root = document.getElementById("talk");
 const part = (name) => root.querySelector(`[data-part="${name}"]`);
@@ -11,18 +11,29 @@ const page = {
   hints: part("hints"),
   tenant: part("tenant"),
   elapsed: part("elapsed"),
+  state: part("state"),
   roundTrip: part("round-trip"),
   facts: part("facts"),
   meters: { mine: part("meter-mine"), theirs: part("meter-theirs") },
 };
 const reasons = JSON.parse(document.getElementById("reasons").textContent);
 const raw = new URLSearchParams(location.search).get("raw") === "1";
-const BUTTON_WORDS = { microphone: "Cancel", connecting: "Cancel", queued: "Stop waiting", live: "Hang up", ending: "Hanging up…" };
+const BUTTON_WORDS = {
+  microphone: "Cancel",
+  connecting: "Cancel",
+  queued: "Stop waiting",
+  live: "Hang up",
+  reconnecting: "Hang up",
+  ending: "Hanging up…",
+};
+// The words of the history, where it has one.
+const STATE_WORDS = { connecting: "starting", queued: "queued", live: "active", reconnecting: "reconnecting", ending: "active" };
+const TICK_MS = 250;
 
 /** What goes wrong before there is a call, as a sentence. */
 class Refusal extends Error {}
 
-/** @param {"idle"|"microphone"|"connecting"|"queued"|"live"|"ending"|"over"|"refused"} state */
+/** @param {"idle"|"microphone"|"connecting"|"queued"|"live"|"reconnecting"|"ending"|"over"|"refused"} state */
 function show(state, sentence, hints = []) {
   root.dataset.state = state;
   page.status.textContent = sentence;
@@ -36,6 +47,20 @@ function show(state, sentence, hints = []) {
   page.button.textContent = BUTTON_WORDS[state] ?? "Start talking";
   page.button.disabled = state === "ending";
   if (page.tenant) page.tenant.disabled = state in BUTTON_WORDS;
+  const word = STATE_WORDS[state];
+  page.state.textContent = word ?? "–";
+  page.state.className = word ? `badge badge-${word}` : "";
+}
+
+/** Put running seconds behind the sentence, for the eyes only: read aloud each second they would drown it. */
+function count(elapsed) {
+  let place = page.status.querySelector("span");
+  if (!place) {
+    place = document.createElement("span");
+    place.ariaHidden = "true";
+    page.status.append(" ", place);
+  }
+  place.textContent = `(${Math.floor(elapsed)} s)`;
 }
 
 function fact(name, value) {
@@ -69,6 +94,9 @@ class Call {
   #timer = null;
   #session = null;
   #sound = null;
+  #began = null; // when there was first a call
+  #lostAt = null;
+  #losses = { count: 0, ms: 0 };
 
   async begin() {
     try {
@@ -99,8 +127,9 @@ class Call {
     if (this.#over) return void this.#sound.close();
     this.#session = new VoiceSession(pass.ws_url, pass.token, {
       queued: (message) => this.#queued(message),
-      started: (message) => this.#started(message),
-      draining: (message) => show("live", "You are connected.", [`The service goes down for maintenance: please finish within ${span(message.deadline_s)}.`]),
+      live: (message, awayMs) => this.#live(message, awayMs),
+      lost: (stage) => this.#lost(stage),
+      draining: (message) => this.#draining(message),
       audio: (frame) => this.#sound.play(frame),
       problem: (message) => show(root.dataset.state, page.status.textContent, [message.message]),
       roundTrip: (ms) => {
@@ -108,38 +137,61 @@ class Call {
       },
       closed: (close) => this.#closed(close),
     });
+    this.#timer = setInterval(() => this.#tick(), TICK_MS);
     return undefined;
   }
 
-  #queued({ position, estimated_wait_s: wait }) {
-    const place = position === 1 ? "You are next." : `You are number ${position} in line.`;
-    show("queued", place, [wait == null ? "How long it takes is not known yet." : `It takes about ${span(wait)}.`]);
+  #queued(message) {
+    this.#lostAt = null;
+    const { expires_in_s: left } = message;
+    show("queued", queueWords(message), left == null ? [] : [`You may wait for ${span(left)} more.`]);
   }
 
-  #started(message) {
+  #live(message, awayMs) {
     fact("session", message.session_id);
     fact("backend", `${message.backend} (${message.pipeline})`);
     fact("audio", `${message.audio.encoding}, ${message.audio.sample_rate} Hz, ${message.audio.frame_ms} ms`);
     this.#sound.start(message.audio, {
-      frame: (frame, level) => {
-        this.#session.sendAudio(frame);
-        meter(page.meters.mine, level);
-      },
+      frame: (frame, level) => meter(page.meters.mine, this.#session.sendAudio(frame) ? level : 0),
       heard: (level, dropouts) => {
         meter(page.meters.theirs, level);
         fact("dropouts", dropouts);
       },
     });
-    const began = performance.now();
-    const longest = message.limits?.max_duration_s;
-    const tick = () => {
-      const seconds = (performance.now() - began) / 1000;
-      page.elapsed.textContent = clock(seconds);
-      fact("frames", `${this.#session.sent} sent, ${this.#session.received} received, ${this.#session.dropped} dropped`);
-    };
-    tick();
-    this.#timer = setInterval(tick, 250);
-    show("live", "You are connected. Say something.", longest ? [`A call may last ${span(longest)}.`] : []);
+    const isBack = this.#began !== null && awayMs !== null;
+    this.#began ??= performance.now();
+    this.#lostAt = null;
+    this.#tick();
+    if (isBack) {
+      this.#losses.count += 1;
+      this.#losses.ms += awayMs;
+      fact("losses", `${this.#losses.count === 1 ? "once" : `${this.#losses.count} times`}, ${seconds(this.#losses.ms)} in all`);
+      show("live", "You are connected.", [`Back after ${seconds(awayMs)}.`]);
+    } else {
+      const longest = message.limits?.max_duration_s;
+      show("live", "You are connected. Say something.", longest ? [`A call may last ${span(longest)}.`] : []);
+    }
+  }
+
+  #draining({ deadline_s: left }) {
+    show("live", "You are connected.", [`The service goes down for maintenance: please finish within ${span(left)}.`]);
+  }
+
+  #lost(stage) {
+    this.#lostAt = performance.now();
+    page.roundTrip.textContent = "–";
+    const hint = stage === "live" ? "What you say meanwhile is not heard." : "You need not do anything.";
+    show("reconnecting", lostWords(stage), [navigator.onLine ? hint : "This device is offline."]);
+    if (stage !== "live") page.button.textContent = BUTTON_WORDS[stage === "queued" ? "queued" : "connecting"];
+    this.#tick();
+  }
+
+  #tick() {
+    const now = performance.now();
+    if (this.#lostAt !== null) count((now - this.#lostAt) / 1000);
+    if (this.#began === null) return;
+    page.elapsed.textContent = clock((now - this.#began) / 1000);
+    fact("frames", `${this.#session.sent} sent, ${this.#session.received} received, ${this.#session.dropped} dropped`);
   }
 
   hangUp() {
@@ -157,14 +209,16 @@ class Call {
 
   #lostMicrophone() {
     if (this.#over) return;
-    this.#session?.stop();
     this.#finish("refused", "The microphone was unplugged or taken away. The call is over.");
+    this.#session?.stop();
   }
 
   #closed(close) {
     if (this.#over) return;
-    const { explanation } = close;
-    const fine = explanation?.type === "session.ended" ? ["completed", "provider_ended"].includes(explanation.reason) : close.code === 1000;
+    const { code, explanation } = close;
+    // Nothing went wrong: somebody hung up, or the call goes on elsewhere.
+    const isEnd = explanation?.type === "session.ended";
+    const fine = isEnd ? ["completed", "provider_ended"].includes(explanation.reason) : [1000, 4409].includes(code);
     const hints = limitWords(explanation?.limits);
     if (explanation?.retry_after_s) hints.push(`Try again in ${span(explanation.retry_after_s)}.`);
     if (explanation?.duration_ms) hints.push(`It lasted ${clock(explanation.duration_ms / 1000)}.`);

@@ -25,9 +25,9 @@ export class VoiceSession {
    * @param {string} url
    * @param {string} token connect token
    * @param {object} handlers queued(message), live(message, awayMs), lost(stage), draining(message), audio(buffer), problem(message),
-   *   roundTrip(ms), closed({code, explanation, stage, isAway}), once, and last. `stage` is how far it came: "new", "queued" or "live"; `awayMs` how
-   *   long the connection was lost, null where it was not; `explanation` the server's session.rejected or session.ended, or null. Code 1000
-   *   without an explanation is this side's own end.
+   *   roundTrip(ms), closed({code, explanation, stage, isAway}), once, and last. `stage` is how far it came: "new", "queued" or "live";
+   *   `awayMs` how long the connection was lost, null where it was not; `explanation` the server's session.rejected or session.ended,
+   *   or null. Code 1000 without an explanation is this side's own end.
    */
   constructor(url, token, handlers) {
     this.#url = url;
@@ -60,12 +60,8 @@ export class VoiceSession {
 
   /** Hang up at once, as when the page goes away. */
   leave() {
-    if (this.#isOver) return;
-    const isAway = this.#lostAt !== null;
-    const stage = this.#stage;
-    this.#stage = "stopping";
+    this.#finish({ code: 1000, explanation: null, stage: this.#stage, isAway: this.#lostAt !== null });
     this.#connection?.leave();
-    this.#finish({ code: 1000, explanation: null, stage, isAway });
   }
 
   #connect() {
@@ -125,7 +121,9 @@ export class VoiceSession {
     this.#connection = null;
     const stage = this.#stage;
     if (stage === "stopping" || !mayComeBack(close, this.#resumes)) {
-      this.#finish({ ...close, stage, isAway: this.#lostAt !== null });
+      // Who hung up did so, whether or not the answer was heard.
+      const code = stage === "stopping" && !close.explanation ? 1000 : close.code;
+      this.#finish({ ...close, code, stage, isAway: this.#lostAt !== null });
       return;
     }
     const now = performance.now();
@@ -140,7 +138,8 @@ export class VoiceSession {
       this.#finish({ code: 1006, explanation: null, stage, isAway: true });
       return;
     }
-    const asked = (close.explanation?.retry_after_s ?? 0) * 1000;
+    // What is asked of those who knock at a store that is away. A process that goes down sends them elsewhere, which can be at once.
+    const asked = close.explanation && close.code !== 4012 ? (close.explanation.retry_after_s ?? 0) * 1000 : 0;
     // The last try is at the very end, however long the wait would be.
     this.#timer = setTimeout(() => this.#connect(), Math.min(left, asked + delayMs(this.#tries)));
     this.#tries += 1;
