@@ -136,7 +136,7 @@ def final_state(reason: Reason, current: State) -> State:
         ValueError: the reason ends no session, or not one in this state.
     """
     final = MEANINGS[reason].final
-    if current is State.QUEUED and final is State.ENDED:
+    if current is State.QUEUED and final in {State.ENDED, State.FAILED}:
         final = State.ABANDONED  # it never held a slot
     elif current is State.STARTING and reason is Reason.NODE_LOST:
         final = State.FAILED

@@ -39,6 +39,17 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Queued:
+    """The session waits at this place (1: next). Times are in seconds; None is an unknown wait, and no end of waiting."""
+
+    session_id: UUID
+    position: int
+    estimated_wait_s: float | None
+    expires_in_s: float | None
+    connection: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The session is over; ``duration_ms`` from active to now."""
 
@@ -73,7 +84,7 @@ class Note:
     close: int | None = None
 
 
-Word = Started | Ended | Rejected | Replaced | Leaving | Note
+Word = Started | Queued | Ended | Rejected | Replaced | Leaving | Note
 
 
 class Attachment:

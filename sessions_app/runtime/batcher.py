@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ import psycopg
 from opentelemetry.trace import SpanContext
 from psycopg import Connection
 
-from sessions_app.domain.operations import Admit, Admitted, End, Move, Operation, Result, Resume, Resumed, Step, Suspend
+from sessions_app.domain.operations import Admit, Admitted, End, Move, Operation, Promote, Promoted, Result, Resume, Resumed, Step, Suspend
 from sessions_app.runtime import telemetry
 from sessions_app.services.connections import open_connection
 from sessions_app.services.exceptions import Overloaded, Unavailable
@@ -53,6 +54,7 @@ class Batcher:
     """Feeds the ledger. ``start`` and ``stop`` from any thread; ``submit`` from any event loop, ``ask`` from any thread."""
 
     def __init__(self) -> None:
+        self.on_promoted: Callable[[Sequence[Promoted]], None] | None = None
         self._waiting: deque[_Asked] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -103,7 +105,7 @@ class Batcher:
     @overload
     async def submit(self, operation: Resume) -> Resumed: ...
     @overload
-    async def submit(self, operation: Step) -> bool: ...
+    async def submit(self, operation: Step | Promote) -> bool: ...
     async def submit(self, operation: Operation) -> Result:
         """Put an operation into the next batch and wait for its answer.
 
@@ -195,6 +197,8 @@ class Batcher:
                     self._apply_one_by_one(batch, error)
                     return
             else:
+                if self._ledger.promoted and self.on_promoted is not None:
+                    self.on_promoted(self._ledger.promoted)
                 for each, result in zip(batch, results, strict=True):
                     if each.answer.set_running_or_notify_cancel():
                         each.answer.set_result(result)

@@ -4,17 +4,20 @@ Owns: what a backend is opened with, and what happens to the sessions when the n
 Limits: a tenant's slug is remembered for as long as the process lives, for ``MAX_SLUGS`` tenants.
 """
 
+import asyncio
+import contextlib
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
-from sessions_app.domain.operations import Admitted
+from sessions_app.domain.operations import Admitted, Promoted
 from sessions_app.providers.exceptions import ProviderNotFound
 from sessions_app.runtime import backends
 from sessions_app.runtime.database import in_thread
 from sessions_app.runtime.node import NodeRuntime, node_runtime
 from sessions_app.runtime.provider_side import Opening
 from sessions_app.runtime.sessions import Sessions
-from sessions_app.selectors import carried
+from sessions_app.selectors import carried, places
 from tenants.models import Tenant
 
 MAX_SLUGS: Final = 10_000
@@ -43,8 +46,18 @@ def sessions_of(node: NodeRuntime) -> Sessions:
         sessions.move_to(node.id, was=was)
 
     async def look() -> None:
-        await sessions.look(lambda ids: in_thread(carried.fates, session_ids=ids, node_ids=node.ids))
+        await sessions.look(
+            lambda waits: in_thread(carried.fates, waits=waits, node_ids=node.ids), lambda ids: in_thread(places.of, session_ids=ids)
+        )
 
+    loop = asyncio.get_running_loop()
+
+    def promoted(who: Sequence[Promoted]) -> None:
+        # From the batcher's thread; a loop that is closed has nobody to tell.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(sessions.promoted, who)
+
+    node.batcher.on_promoted = promoted
     node.on_stop.append(stop)
     node.on_lost.append(move)
     node.on_look.append(look)

@@ -19,15 +19,18 @@ import psycopg
 from django.conf import settings
 from django.db import Error as DatabaseError
 
+from sessions_app.domain.operations import Promote
 from sessions_app.domain.states import Reason
 from sessions_app.models import Node
 from sessions_app.runtime import observer, prober, telemetry
 from sessions_app.runtime.batcher import Batcher
 from sessions_app.runtime.database import in_thread
-from sessions_app.services import health, nodes, sweep
+from sessions_app.services import health, nodes, sweep, waiters
+from sessions_app.services.exceptions import VoiceError
 
 logger = logging.getLogger(__name__)
 
+PROMOTE_S: Final = 1.0  # how often somebody looks whether a waiter could start by now
 LOOK_S: Final = 1.0  # how often the node asks what became of its sessions
 LOOK_PAUSE_S: Final = 0.05  # between two looks at least
 BATCHER_STOP_S: Final = 1.0
@@ -65,6 +68,7 @@ class NodeRuntime:
             (self._beat, settings.VOICE_HEARTBEAT_S),
             (self._sweep, settings.VOICE_SWEEP_S),
             (self._probe, settings.VOICE_HEARTBEAT_S),
+            (self._promote, PROMOTE_S),
             (self._observe, observer.OBSERVE_S),
         )
         self._tasks = [asyncio.create_task(self._keep_looking())]
@@ -175,6 +179,12 @@ class NodeRuntime:
 
     async def _observe(self) -> None:
         await observer.observe_round(holder=str(self.id))
+
+    async def _promote(self) -> None:
+        """Let waiters in after an edit or a recovery, which end no session; one node a second is enough."""
+        if await in_thread(waiters.promotion_is_due, holder=str(self.id), seconds=PROMOTE_S * 0.9):
+            with contextlib.suppress(VoiceError):  # the next round asks again
+                await self.batcher.submit(Promote())
 
     async def _probe(self) -> None:
         await prober.probe_due(age_s=settings.VOICE_PROBE_FALLBACK_S)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, overload
 from uuid import UUID
 
-from sessions_app.domain.operations import Admit, Admitted, Adopt, Confirm, Move, Resume, Resumed, Step, Suspend
+from sessions_app.domain.operations import Admit, Admitted, Adopt, Confirm, Move, Promote, Resume, Resumed, Step, Suspend
 from sessions_app.services.exceptions import VoiceError
 
 RETRY_S: Final = 1.0  # between two tries to tell the ledger that a client came or went
@@ -24,7 +24,7 @@ class Submits(Protocol):
     @overload
     async def submit(self, operation: Resume) -> Resumed: ...
     @overload
-    async def submit(self, operation: Step) -> bool: ...
+    async def submit(self, operation: Step | Promote) -> bool: ...
 
 
 class Home(Protocol):
@@ -98,6 +98,11 @@ class Presence:
         self._begun = True
         self._tell()
 
+    def pause(self) -> None:
+        """Tell it nothing until the next ``begin``: the session is being opened, and cannot be suspended."""
+        self._begun = False
+        self._written = True
+
     def stop(self) -> None:
         """Tell it nothing more."""
         self._stopped = True
@@ -138,7 +143,7 @@ class Presence:
             self._telling = asyncio.get_running_loop().create_task(self._keep_telling())
 
     async def _keep_telling(self) -> None:
-        while self._written != self._present:
+        while self._begun and self._written != self._present:
             present, node_id = self._present, self.node_id
             came = Adopt(self._session_id, node_id, self._was, self.connection)
             try:

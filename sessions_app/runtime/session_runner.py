@@ -26,6 +26,7 @@ from sessions_app.runtime.presence import Back, Home, Presence
 from sessions_app.runtime.provider_side import Opens, ProviderSide
 from sessions_app.runtime.relay import Relay, reason_of
 from sessions_app.runtime.telemetry import UNTRACED
+from sessions_app.runtime.waiting import Waiting
 from sessions_app.services.exceptions import Unavailable, VoiceError
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,8 @@ class SessionRunner:
         self._over: asyncio.Future[Ending] = self._loop.create_future()
         self._attachment: Attachment | None = None
         self._admitted: Admitted | None = None
-        self._holds_slot = self._is_active = resumed is not None
+        self._holds_slot = self._is_active = resumed is not None and resumed.state is not State.QUEUED
+        self._waiting: Waiting | None = None
         self._relay: Relay | None = None
         self._started: Started | None = None
         self._active_at = 0.0
@@ -116,6 +118,11 @@ class SessionRunner:
         return self._holds_slot and not self.over
 
     @property
+    def waits(self) -> bool:
+        """Whether the session is in the queue."""
+        return self._waiting is not None and not self._waiting.promoted.done() and not self.over
+
+    @property
     def gave_way(self) -> bool:
         """Whether another process has the session now."""
         return self._over.done() and self._over.result().way is not Way.END
@@ -143,6 +150,8 @@ class SessionRunner:
             self._gap_ms = round((now - dropped_at) * 1000) if dropped_at is not None else back.gap_ms
         if self._started is not None and not self.over:
             self._tell_started(attachment)
+        elif self._waiting is not None and not self.over:
+            self._waiting.tell(attachment, self.connection)
 
     def detach(self, attachment: Attachment, *, stopped: bool) -> None:
         """Forget a connection that is gone. ``stopped``: its client closed it in order, so the session is completed."""
@@ -166,13 +175,32 @@ class SessionRunner:
         """End the session; the first call counts."""
         self._finish(Ending(reason, detail, actor))
 
+    def placed(self, position: int, estimate_s: float | None) -> None:
+        """Note the session's place in the queue."""
+        if self._waiting is not None and self.waits:
+            self._waiting.place(position, estimate_s, tell=self._attachment, connection=self.connection)
+
+    def promoted(self, admitted: Admitted) -> None:
+        """Go on with the slot that the ledger gave to the session while it waited."""
+        if self._waiting is not None:
+            self._waiting.promote(admitted)
+
+    async def ask_again(self) -> None:
+        """Ask what became of the attempt: it was promoted, and the word of it was lost."""
+        try:
+            answer = await self._ledger.submit(Admit(self.attempt, self._presence.node_id))
+        except VoiceError:
+            return  # the next look asks again
+        if answer.state is State.STARTING and not answer.spent:
+            self.promoted(answer)
+
     def confirm(self) -> None:
         """Note that the newest connection has sent a frame: the resume tokens of those before are good no more."""
         self._presence.confirm()
 
     def leave(self, *, hand_over: bool) -> None:
         """Leave the session, since this process goes down: to another node where there is one, and the session can wait for it."""
-        if not self._is_active:
+        if not self._is_active and not self.waits:
             self.finish(Reason.NODE_DRAINING)
         elif hand_over:
             self._finish(Ending(Reason.DRAINED, way=Way.HAND_OVER))
@@ -201,11 +229,41 @@ class SessionRunner:
 
     async def _begin(self) -> None:
         admitted = self._take_up(self._resumed) if self._resumed is not None else await self._admit()
+        if admitted is not None and admitted.state is State.QUEUED:
+            admitted = await self._wait(admitted)
         if admitted is None or self._over.done() or not await self._unless_over(self._open_some(admitted)):
             return
         if not self._is_active and not await self._activate():
             return
         self._go_live()
+
+    async def _wait(self, queued: Admitted) -> Admitted | None:
+        """Wait for a slot; None: the session is over before there is one."""
+        waited_s = self._resumed.waited_s if self._resumed is not None else 0.0
+        longest_s = None if queued.max_wait_s is None else queued.max_wait_s - waited_s
+        self._waiting = waiting = Waiting(
+            session_id=self.attempt.session_id, longest_s=longest_s, on_timeout=lambda: self.finish(Reason.QUEUE_TIMEOUT)
+        )
+        logger.info("session waits", extra=self._fields())
+        self._presence.begin()
+        self._begin_grace()
+        self._home.look_now()
+        either: set[asyncio.Future[Any]] = {waiting.promoted, self._over}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        waiting.close()
+        if waiting.promoted.done():
+            # Also when it is over meanwhile: the slot must be given back.
+            self._holds_slot, self._admitted = True, waiting.promoted.result()
+            self._presence.pause()
+            self._resumed = self._back_at = None  # it has not started yet, whoever comes back
+        if self.over or not waiting.promoted.done():
+            return None
+        if (grace := self._timers.pop("grace", None)) is not None:
+            grace.cancel()
+        if self._attachment is None:
+            self.finish(Reason.CLIENT_LOST)  # somebody else can use the slot at once
+            return None
+        return self._admitted
 
     async def _activate(self) -> bool:
         try:
@@ -237,6 +295,9 @@ class SessionRunner:
             self.finish(Reason.AUTHENTICATION_FAILED)
         elif answer.attached and not self._is_own_answer(answer):
             return await self._take_over()
+        elif answer.state is State.QUEUED:
+            self._admitted = answer
+            return answer
         elif verdict.reason is not None:
             logger.info("session refused", extra={**self._fields(), "reason": verdict.reason.value})
             self._finish(Ending(verdict.reason, retry_after_s=verdict.retry_after_s, limits=verdict.limits))
@@ -261,7 +322,7 @@ class SessionRunner:
 
     def _take_up(self, resumed: Resumed) -> Admitted:
         """Go on with a session that another process had."""
-        self._holds_slot = self._is_active = True
+        self._holds_slot = self._is_active = resumed.state is not State.QUEUED
         self._resumed = resumed
         self._presence.taken_over(resumed)
         self._admitted = Admitted(
@@ -273,12 +334,13 @@ class SessionRunner:
             resumed.pipeline,
             resumed.policy,
             attached=True,
+            max_wait_s=resumed.max_wait_s,
         )
         return self._admitted
 
     def _is_own_answer(self, answer: Admitted) -> bool:
         """Whether it was this attempt that got the slot, and its first answer was lost: there is no other runner of it in this process."""
-        return answer.node_id == self._presence.node_id and answer.state is State.STARTING
+        return answer.node_id == self._presence.node_id and answer.state in {State.STARTING, State.QUEUED}
 
     async def _open_some(self, admitted: Admitted) -> bool:
         """Open the backend that the slot is on, or else the next healthy one, within bounds. False: the session is over."""
@@ -348,14 +410,14 @@ class SessionRunner:
 
     def _begin_grace(self) -> None:
         """Count the grace from the drop, once the session is one that can be suspended."""
-        if self._started is None or self._dropped_at is None:
+        if self._dropped_at is None or (self._started is None and not self.waits):
             return
         ends_at = self._dropped_at + self._policy.grace_s
         self._timers["grace"] = self._loop.call_at(ends_at, self.finish, Reason.CLIENT_LOST)
 
     @property
     def _policy(self) -> Policy:
-        return self._started.policy if self._started is not None else Policy(None, None, 0)
+        return self._admitted.policy if self._admitted is not None else Policy(None, None, 0)
 
     def _tell_started(self, attachment: Attachment) -> None:
         if self._started is None:
@@ -430,7 +492,7 @@ class SessionRunner:
             await self._side.close()
 
     async def _tell_ledger(self, ending: Ending) -> None:
-        if not self._holds_slot:
+        if not self._holds_slot and self._waiting is None:
             return
         reason, detail = ending.reason, ending.detail
         if reason in _NOT_AN_END:

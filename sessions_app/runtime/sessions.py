@@ -11,13 +11,14 @@ from typing import Final
 from uuid import UUID
 
 from sessions_app.domain.admission import Attempt
-from sessions_app.domain.operations import Resume, Resumed
+from sessions_app.domain.operations import Promoted, Resume, Resumed
 from sessions_app.domain.states import Reason
 from sessions_app.runtime.attachment import Attachment, Rejected
 from sessions_app.runtime.presence import Back, Home
 from sessions_app.runtime.provider_side import Opens
 from sessions_app.runtime.session_runner import SessionRunner
 from sessions_app.selectors.carried import Fate
+from sessions_app.selectors.places import Standing
 from sessions_app.services.exceptions import VoiceError
 from sessions_app.services.tokens import Claims
 
@@ -88,7 +89,7 @@ class Sessions:
             return None
         runner = self._runners.get(claims.session_id)
         if runner is None or runner.over:
-            attempt = Attempt(claims.session_id, claims.tenant_id, claims.user, answer.pipeline, answer.transport)
+            attempt = Attempt(claims.session_id, claims.tenant_id, claims.user, answer.pipeline, answer.transport, answer.wanted_backend)
             runner = self._start(attempt, answer.metadata, resumed=answer)
         runner.attach(attachment, back=Back(answer.generation, answer.floor, answer.gap_ms))
         if attachment.gone:
@@ -105,18 +106,32 @@ class Sessions:
         runner.attach(attachment, back=Back.unknown())
         return runner
 
-    async def look(self, ask: Callable[[list[UUID]], Awaitable[Sequence[Fate]]]) -> None:
-        """Ask what became of the sessions that this process carries, and act on it."""
-        asked = {session_id: runner.connection for session_id, runner in self._runners.items() if runner.carried}
-        for fate in await ask(list(asked)) if asked else ():
+    async def look(
+        self,
+        ask: Callable[[dict[UUID, bool]], Awaitable[Sequence[Fate]]],
+        places: Callable[[list[UUID]], Awaitable[Mapping[UUID, Standing]]],
+    ) -> None:
+        """Ask what became of the sessions that this process carries, and where those stand that wait, and act on it."""
+        asked = {session_id: runner.connection for session_id, runner in self._runners.items() if runner.carried or runner.waits}
+        if not asked:
+            return
+        for fate in await ask({session_id: self._runners[session_id].waits for session_id in asked}):
             runner = self._runners.get(fate.session_id)
             # A client that came back here while the question was on its way has changed the answer.
-            if runner is None or runner.over or runner.connection != asked[fate.session_id]:
-                continue
-            if fate.reason is not None:
-                runner.finish(fate.reason, fate.detail, actor=fate.actor)
-            else:
-                runner.give_way()
+            if runner is not None and not runner.over and runner.connection == asked[fate.session_id]:
+                await _act(runner, fate)
+        waiting = [session_id for session_id, runner in self._runners.items() if runner.waits]
+        if waiting:
+            for session_id, standing in (await places(waiting)).items():
+                if (placed := self._runners.get(session_id)) is not None:
+                    placed.placed(standing.position, standing.estimated_wait_s)
+
+    def promoted(self, promoted: Sequence[Promoted]) -> None:
+        """Tell those who waited here that they have a slot."""
+        for each in promoted:
+            runner = self._runners.get(each.session_id)
+            if runner is not None and each.node_id == self.home.id:
+                runner.promoted(each.admitted)
 
     def move_to(self, node_id: UUID, *, was: UUID) -> None:
         """Carry on under another id: the node was taken for lost, and is a new one."""
@@ -150,3 +165,12 @@ class Sessions:
         # One that gave way may still be winding up when its client is back with a new one.
         if self._runners.get(session_id) is runner:
             del self._runners[session_id]
+
+
+async def _act(runner: SessionRunner, fate: Fate) -> None:
+    if fate.reason is not None:
+        runner.finish(fate.reason, fate.detail, actor=fate.actor)
+    elif not fate.ours:
+        runner.give_way()
+    elif fate.promoted:
+        await runner.ask_again()

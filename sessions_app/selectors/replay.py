@@ -4,8 +4,9 @@ Counts from the events alone: never from counters, slots or the vectors that ver
 All events of one ledger transaction have one sequence number, and only its outcome was ever visible: limits are checked after the last.
 Numbers are taken under the locks of the scopes, so that within a scope their order is that of the commits.
 
-A tenant's limit is the most that it may have, its burst included. A limit lowered below what is in use ends nobody: wrong is only to let one more into a scope that is then above its limit. Up to the
-horizon of a prune the history has gaps: there it is only counted, and compared with the opening balance.
+A tenant's limit is the most that it may have, its burst included. A limit lowered below what is in use ends nobody: wrong is only to let
+one more into a scope that is then above its limit. Up to the horizon of a prune the history has gaps: there it is only counted, and
+compared with the opening balance.
 
 Pure, in constant memory for each live session and each scope: rows come from ``verification``, in the order of their numbers.
 """

@@ -65,8 +65,8 @@ SELECT e.id, e.seq, e.session_id, e.old, e.new, (extract(epoch FROM e.at) * 1000
 FROM sessions_app_sessionevent e ORDER BY e.seq, e.id"""
 _LIMITS: Final = f"""
 SELECT c.seq, c.scope, c.ref, {kind_of("c")}, c.new IS NULL,
-    c.new ->> CASE c.scope WHEN 'backend' THEN 'cap' ELSE 'max_concurrent_sessions' END, c.new ->> 'max_sessions_per_user', c.new ->> 'burst',
-    c.new ->> 'field', c.new ->> 'change', c.new ->> 'starts_at', c.new ->> 'ends_at'
+    c.new ->> CASE c.scope WHEN 'backend' THEN 'cap' ELSE 'max_concurrent_sessions' END, c.new ->> 'max_sessions_per_user',
+    c.new ->> 'burst', c.new ->> 'field', c.new ->> 'change', c.new ->> 'starts_at', c.new ->> 'ends_at'
 FROM sessions_app_limitchange c WHERE {kind_of("c")} <> 'tenant' ORDER BY c.seq, c.id"""  # noqa: S608 - of constants
 _RECORDS: Final = f"""
 SELECT scope COLLATE "C", ref, kind COLLATE "C", seq, id, old::text, new::text FROM (

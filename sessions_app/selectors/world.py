@@ -150,6 +150,31 @@ def scene(
     )
 
 
+def read(cursor: Any, *, now: datetime, stale_s: float, user_tenants: Sequence[int] = (), users: Sequence[str] = ()) -> Scene:
+    """Read the scene without locks, after ``MARK``; ``user_tenants`` and ``users`` name pairs whose use and rates are wanted.
+
+    Args:
+        cursor: Django's, in a transaction.
+        now: What ``MARK`` returned.
+        stale_s: How old a probe may be, in seconds.
+    """
+    who = {"user_tenants": list(user_tenants), "users": list(users)}
+
+    def rows(statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        cursor.execute(statement, parameters)
+        return list(cursor.fetchall())
+
+    return scene(
+        now=now,
+        tenants=rows(TENANTS),
+        backends=rows(BACKENDS, (stale_s,)),
+        platform=rows(PLATFORM)[0],
+        users=rows(USERS, who),
+        rates=rows(RATES, who),
+        reservations=rows(RESERVATIONS),
+    )
+
+
 def waiting(row: Sequence[Any], now: datetime) -> Waiting:
     """Read a row of ``WAITER_COLUMNS``."""
     attempt = Attempt(row[0], row[1], row[2], row[3], row[4], row[5])

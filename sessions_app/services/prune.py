@@ -35,7 +35,8 @@ CLAIM_S: Final = 60.0
 STATEMENT_TIMEOUT_MS: Final = 10_000
 LOCK_TIMEOUT_MS: Final = 2_000
 NODES_KEPT: Final = 10_000  # that are gone; one that starts and dies in a loop must not fill a table
-SMALL_BATCH: Final = 10_000  # of nodes, and of each other kind of small rows
+SMALL_BATCH: Final = 5_000  # of nodes, and of each other kind of small rows
+SMALL_STEPS: Final = 20
 _FINAL: Final = sorted(state.value for state in FINAL_STATES)
 _SLOT: Final = sorted(state.value for state in SLOT_STATES)
 
@@ -91,14 +92,28 @@ DELETE FROM sessions_app_node WHERE id IN (
         AND NOT EXISTS (SELECT FROM sessions_app_slot s WHERE s.node_id = n.id)
     ORDER BY n.heartbeat_at LIMIT %(batch)s)"""
 
+# Full for long: as good as a new one. One that an admission has in hand is passed over, so that neither waits for the other.
+_DELETE_RATES: Final = """
+DELETE FROM sessions_app_ratebucket WHERE id IN (
+    SELECT id FROM sessions_app_ratebucket WHERE at < clock_timestamp() - interval '1 day'
+    ORDER BY at LIMIT %(batch)s FOR UPDATE SKIP LOCKED)"""
+_DELETE_COUNTS: Final = """
+DELETE FROM sessions_app_attemptcount WHERE id IN (
+    SELECT id FROM sessions_app_attemptcount WHERE second < %(cutoff)s ORDER BY second LIMIT %(batch)s)"""
+
 
 @dataclass(slots=True)
 class Pruned:
-    """What one run deleted; ``more`` where its budget was over before the work was."""
+    """What one run deleted; ``more`` where its budget was over before the work was.
+
+    ``counts``: of refused attempts without a record of their own. ``rates``: what was left of rates that nobody has used for a day.
+    """
 
     sessions: int = 0
     limit_changes: int = 0
+    counts: int = 0
     nodes: int = 0
+    rates: int = 0
     more: bool = False
 
 
@@ -137,15 +152,16 @@ class _Run:
         self._cutoff: datetime | None = None
 
     def go(self) -> None:
-        with self._step() as cursor:
-            if settings.VOICE_RETENTION_DAYS:
+        until = time.monotonic() + BUDGET_S
+        if settings.VOICE_RETENTION_DAYS:
+            with self._step() as cursor:
                 cursor.execute(_CUTOFF, (settings.VOICE_RETENTION_DAYS,))
                 self._cutoff = cursor.fetchone()[0]
-            cursor.execute(_DELETE_NODES, {"cutoff": self._cutoff, "kept": NODES_KEPT, "batch": SMALL_BATCH})
-            self.pruned.nodes = cursor.rowcount
+        self.pruned.nodes = self._delete_small(_DELETE_NODES)
+        self.pruned.rates = self._delete_small(_DELETE_RATES)
         if self._cutoff is None:
             return
-        until = time.monotonic() + BUDGET_S
+        self.pruned.counts = self._delete_small(_DELETE_COUNTS)
         for _ in range(STEPS):
             with self._step() as cursor:
                 worked = self._one(cursor)
@@ -154,6 +170,16 @@ class _Run:
             if time.monotonic() > until:
                 break
         self.pruned.more = True
+
+    def _delete_small(self, statement: str) -> int:
+        deleted = 0
+        for _ in range(SMALL_STEPS):
+            with self._step() as cursor:
+                cursor.execute(statement, {"cutoff": self._cutoff, "kept": NODES_KEPT, "batch": SMALL_BATCH})
+                deleted += cursor.rowcount
+                if cursor.rowcount < SMALL_BATCH:
+                    break
+        return deleted
 
     def _one(self, cursor: Any) -> bool:
         """Do one bounded thing; what the horizon left behind goes before the horizon does. False where nothing is left to do."""

@@ -8,6 +8,7 @@ by the relay's queue and the attachment's, and a last word that does not get thr
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from sessions_app.domain.admission import Attempt
 from sessions_app.domain.allowance import Allowance
 from sessions_app.domain.states import MEANINGS, Reason
 from sessions_app.runtime import live
-from sessions_app.runtime.attachment import Attachment, Ended, Leaving, Note, Rejected, Started, Word
+from sessions_app.runtime.attachment import Attachment, Ended, Leaving, Note, Queued, Rejected, Replaced, Started, Word
 from sessions_app.runtime.session_runner import SessionRunner
 from sessions_app.runtime.sessions import Sessions
 from sessions_app.runtime.telemetry import SessionTrace
@@ -188,15 +189,18 @@ class VoiceConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
             # From here on audio is welcome: it is decided where the client is told, not where the runner decided.
             self._frame_bytes = word.audio.frame_bytes if word.audio is not None else 0
             return messages.encode(_started(word, issue_resume_token(self._claims, connection=word.connection))), None
+        if isinstance(word, Queued):
+            return messages.encode(_queued(word, issue_resume_token(self._claims, connection=word.connection))), None
+        return self._put_last(word)
+
+    def _put_last(self, word: Ended | Rejected | Replaced | Leaving) -> tuple[str, int]:
         if isinstance(word, Ended):
             ended = messages.SessionEnded(reason=word.reason.value, duration_ms=word.duration_ms)
             return messages.encode(ended), close_codes.for_reason(word.reason)
         if isinstance(word, Rejected):
             rejected = refusals.rejected(word.reason, retry_after_s=word.retry_after_s, limits=word.limits)
             return messages.encode(rejected), close_codes.for_reason(word.reason)
-        if isinstance(word, Leaving):
-            return "", close_codes.GOING_AWAY
-        return "", close_codes.REPLACED
+        return "", close_codes.GOING_AWAY if isinstance(word, Leaving) else close_codes.REPLACED
 
     # --- what the client says ----------------------------------------------------------------------------------------------------
     def _hear(self, audio: bytes) -> None:
@@ -280,6 +284,16 @@ class VoiceConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
 
 def _problem(code: Any, sentence: str) -> str:
     return messages.encode(messages.Problem(code=code, message=sentence))
+
+
+def _queued(word: Queued, resume_token: str) -> messages.SessionQueued:
+    return messages.SessionQueued(
+        session_id=str(word.session_id),
+        resume_token=resume_token,
+        position=word.position,
+        estimated_wait_s=None if word.estimated_wait_s is None else math.ceil(word.estimated_wait_s),
+        expires_in_s=None if word.expires_in_s is None else math.ceil(word.expires_in_s),
+    )
 
 
 def _started(word: Started, resume_token: str) -> messages.SessionStarted:

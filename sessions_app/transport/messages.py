@@ -81,6 +81,16 @@ class SessionResumed(SessionStarted, frozen=True, tag_field="type", tag="session
     gap_ms: int = 0
 
 
+class SessionQueued(msgspec.Struct, frozen=True, tag_field="type", tag="session.queued"):
+    """The session waits; times in seconds, null: unknown (the wait) or for ever."""
+
+    session_id: str
+    resume_token: str
+    position: int
+    estimated_wait_s: int | None
+    expires_in_s: int | None
+
+
 class SessionEnded(msgspec.Struct, frozen=True, tag_field="type", tag="session.ended"):
     """The session is over; the close follows."""
 
@@ -118,7 +128,7 @@ class Pong(msgspec.Struct, frozen=True, tag_field="type", tag="pong"):
     t: Mark
 
 
-ServerMessage = SessionStarted | SessionResumed | SessionEnded | SessionRejected | Problem | Pong
+ServerMessage = SessionQueued | SessionStarted | SessionResumed | SessionEnded | SessionRejected | Problem | Pong
 
 
 def encode(message: ServerMessage) -> str:

@@ -3,11 +3,11 @@ from hypothesis import given, settings
 
 from sessions_app.domain.admission import Attempt, Limit, Scope, World, admit, decide
 from sessions_app.domain.states import Reason
-from tests.domain.worlds import attempt, attempts, copied, open_worlds, tenant, view, world
+from tests.domain.worlds import attempt, attempts, copied, open_world, tenant, view, world
 
 
 @settings(max_examples=50)
-@given(open_worlds(), attempts)
+@given(open_world, attempts)
 def test_who_is_above_the_limit_is_marked_and_on_a_backend_below_its_share(made: World, asked: list[Attempt]) -> None:
     for each in asked:
         before = copied(made)

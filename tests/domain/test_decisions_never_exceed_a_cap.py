@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sessions_app.domain.admission import AT_CAPACITY, Attempt, Limit, Scope, Verdict, World, choose_other_backend, decide
 from sessions_app.domain.queueing import Waiter, promote
 from sessions_app.domain.states import FINAL_STATES, MEANINGS, Reason, State
-from tests.domain.worlds import BACKENDS, TENANTS, USERS, attempt, attempts, copied, open_worlds, queues, tenant, view, world, worlds
+from tests.domain.worlds import BACKENDS, TENANTS, USERS, any_world, attempt, attempts, copied, queues, tenant, view, world
 
 SCOPE_OF = {
     Reason.USER_LIMIT: Scope.USER,
@@ -16,7 +16,6 @@ SCOPE_OF = {
     Reason.BACKEND_LIMIT: Scope.BACKEND,
     Reason.PLATFORM_LIMIT: Scope.PLATFORM,
 }
-any_world = worlds() | open_worlds()
 
 
 def within(before: int, got: int, limit: int | None) -> bool:
@@ -24,7 +23,7 @@ def within(before: int, got: int, limit: int | None) -> bool:
 
 
 @settings(max_examples=50)
-@given(any_world, queues(), attempts)
+@given(any_world, queues, attempts)
 def test_no_cap_is_exceeded_whoever_waits_and_whatever_is_asked(made: World, waiting: list[Waiter], asked: list[Attempt]) -> None:
     before = copied(made)
     promoted = promote(made, waiting)

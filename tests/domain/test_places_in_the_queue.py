@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sessions_app.domain.admission import Scope, World
 from sessions_app.domain.queueing import Place, Waiter, estimate, positions, promote
-from tests.domain.worlds import TENANTS, USERS, attempt, copied, queue_of, queues, tenant, view, world, worlds
+from tests.domain.worlds import TENANTS, USERS, any_world, attempt, copied, queue_of, queues, tenant, view, world
 
 
 @st.composite
@@ -48,7 +48,7 @@ def test_places_are_the_order_in_which_slots_that_become_free_one_by_one_are_giv
 
 
 @settings(max_examples=50)
-@given(worlds(), queues())
+@given(any_world, queues)
 def test_places_go_up_from_1_and_never_down_behind_somebody_of_the_same_tenant_and_user(made: World, waiting: list[Waiter]) -> None:
     places = positions(made, waiting)
     assert set(places) == {each.attempt.session_id for each in waiting if not made.tenants[each.attempt.tenant_id].suspended}
@@ -89,6 +89,11 @@ def test_those_of_a_tenant_or_user_at_its_own_limit_count_among_themselves() -> 
     made = world([view(10, cap=0)], [tenant(1, user_limit=1, used=1)], user_used={(1, "ann"): 1})
     ann, bob = [Waiter(attempt(1, "ann"), 0.0, each) for each in range(2)], [Waiter(attempt(1, "bob"), 1.0)]
     assert places_of(made, ann, bob) == [[1, 2], [1]]
+
+
+def test_who_is_at_a_limit_of_its_own_before_a_full_backend_waits_for_both() -> None:
+    made = world([view(10, cap=0)], [tenant(1, limit=2, used=1), tenant(2)])
+    assert places_of(made, queue_of(1, 2), queue_of(2, 1)) == [[2, 3], [1]]
 
 
 def test_who_is_away_or_whose_backend_is_ill_keeps_the_place() -> None:

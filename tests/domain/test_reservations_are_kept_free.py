@@ -7,11 +7,11 @@ from sessions_app.domain.admission import Attempt, Limit, Scope, World, choose_o
 from sessions_app.domain.queueing import Waiter, promote
 from sessions_app.domain.reservations import Reservations
 from sessions_app.domain.states import Reason
-from tests.domain.worlds import TENANTS, attempt, attempts, copied, open_worlds, queues, tenant, view, world
+from tests.domain.worlds import TENANTS, attempt, attempts, copied, open_world, queues, tenant, view, world
 
 
 @settings(max_examples=50)
-@given(open_worlds(), queues(), attempts)
+@given(open_world, queues, attempts)
 def test_what_others_reserved_stays_free_when_somebody_gets_a_slot(made: World, waiting: list[Waiter], asked: list[Attempt]) -> None:
     before = copied(made)
     promoted = promote(made, waiting)

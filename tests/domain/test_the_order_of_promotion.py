@@ -12,7 +12,7 @@ from sessions_app.domain.admission import World, admit
 from sessions_app.domain.queueing import AGEING_S, Promotion, Waiter, effective_priority, promote
 from sessions_app.domain.reservations import Reservations
 from sessions_app.domain.states import Reason
-from tests.domain.worlds import attempt, copied, open_worlds, queue_of, queues, tenant, view, world, worlds
+from tests.domain.worlds import any_world, attempt, copied, queue_of, queues, tenant, view, world
 
 
 def one_by_one(made: World, waiting: list[Waiter]) -> list[tuple[Waiter, int | None]]:
@@ -35,7 +35,7 @@ def one_by_one(made: World, waiting: list[Waiter]) -> list[tuple[Waiter, int | N
 
 
 @settings(max_examples=50)
-@given(worlds() | open_worlds(), queues())
+@given(any_world, queues)
 def test_promotion_is_what_asking_everybody_again_and_again_would_give(made: World, waiting: list[Waiter]) -> None:
     plain = copied(made)
     expected = one_by_one(plain, waiting)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from sessions_app.domain.admission import BackendView, TenantView, World, admit, decide
 from sessions_app.domain.queueing import Waiter, expired, promote, suspended
 from sessions_app.domain.states import Reason
-from tests.domain.worlds import attempt, copied, open_worlds, queue_of, queues, tenant, view, world, worlds
+from tests.domain.worlds import any_world, attempt, copied, queue_of, queues, tenant, view, world
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_queue_without_a_limit_takes_everybody() -> None:
 
 
 @settings(max_examples=50)
-@given(worlds() | open_worlds(), queues())
+@given(any_world, queues)
 def test_after_the_promotions_nobody_who_is_here_could_be_let_in(made: World, waiting: list[Waiter]) -> None:
     promoted = {each.waiter.attempt.session_id for each in promote(made, waiting)}
     left = [each for each in waiting if each.attempt.session_id not in promoted]

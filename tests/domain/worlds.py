@@ -55,85 +55,84 @@ reservations = st.builds(
 )
 
 
-@st.composite
-def worlds(draw: st.DrawFn) -> World:
-    backends = {
-        each: BackendView(
-            id=each,
-            name=f"backend-{each}",
-            cap=draw(limits),
-            weight=draw(st.integers(0, 3)),
-            used=draw(used),
-            healthy=draw(st.booleans()),
-            draining=draw(st.booleans()),
-            pipelines=draw(names),
-            transports=draw(st.frozensets(st.sampled_from(["websocket", "webrtc"]))),
-            burst_below=draw(st.sampled_from([0.0, 0.5, 0.8, 1.0])),
-            reservations=draw(reservations),
+transports = st.frozensets(st.sampled_from(["websocket", "webrtc"]))
+keys: list[RateKey] = [("tenant", 1), ("tenant", 2), ("user", 1, "ann")]
+
+
+# Built once: a strategy costs far more to make than to draw from.
+def backends(*, well: bool) -> st.SearchStrategy[dict[int, BackendView]]:
+    def one(number: int) -> st.SearchStrategy[BackendView]:
+        return st.builds(
+            BackendView,
+            id=st.just(number),
+            name=st.just(f"backend-{number}"),
+            cap=limits,
+            weight=st.integers(0, 3),
+            used=used,
+            healthy=st.just(True) if well else st.booleans(),
+            draining=st.just(False) if well else st.booleans(),
+            pipelines=st.just(frozenset({"s2s", "stt_tts"})) if well else names,
+            transports=st.just(frozenset({"websocket", "webrtc"})) if well else transports,
+            burst_below=st.sampled_from([0.0, 0.5, 0.8, 1.0]),
+            reservations=reservations,
         )
-        for each in BACKENDS
-    }
-    tenants = {
-        each: TenantView(
-            id=each,
-            suspended=draw(st.booleans()),
-            limit=draw(limits),
-            user_limit=draw(limits),
-            used=draw(used),
-            backends=draw(st.frozensets(st.sampled_from((*BACKENDS, 99)))),
-            burst=draw(st.integers(0, 3)),
-            rate=draw(limits),
-            user_rate=draw(limits),
-            priority=draw(st.integers(0, 3)),
-            weight=draw(st.integers(1, 3)),
-            max_queue_length=draw(limits),
-            queued=draw(st.integers(0, 3)),
+
+    return st.fixed_dictionaries({each: one(each) for each in BACKENDS})
+
+
+def tenants(*, well: bool) -> st.SearchStrategy[dict[int, TenantView]]:
+    def one(number: int) -> st.SearchStrategy[TenantView]:
+        return st.builds(
+            TenantView,
+            id=st.just(number),
+            suspended=st.just(False) if well else st.booleans(),
+            limit=limits,
+            user_limit=limits,
+            used=used,
+            backends=st.frozensets(st.sampled_from((*BACKENDS, 99)), min_size=2 if well else 0),
+            burst=st.integers(0, 3),
+            rate=limits,
+            user_rate=limits,
+            priority=st.integers(0, 3),
+            weight=st.integers(1, 3),
+            max_queue_length=limits,
+            queued=st.integers(0, 3),
         )
-        for each in TENANTS
-    }
-    users = draw(st.dictionaries(st.tuples(st.sampled_from(TENANTS), st.sampled_from(USERS)), used))
-    buckets = st.builds(Bucket, st.floats(0, 6), st.floats(0, 120))
-    keys: list[RateKey] = [("tenant", 1), ("tenant", 2), ("user", 1, "ann")]
-    rates = draw(st.dictionaries(st.sampled_from(keys), buckets))
-    return World(draw(limits), draw(used), backends, tenants, users, 100.0, rates)
+
+    return st.fixed_dictionaries({each: one(each) for each in TENANTS})
 
 
-@st.composite
-def open_worlds(draw: st.DrawFn) -> World:
-    """Worlds in which much fits: what is rare in ``worlds`` is common here."""
-    made = draw(worlds())
-    for backend in made.backends.values():
-        backend.healthy, backend.draining = True, False
-        backend.pipelines, backend.transports = frozenset({"s2s", "stt_tts"}), frozenset({"websocket", "webrtc"})
-    for each in made.tenants.values():
-        each.suspended, each.backends = False, each.backends | {draw(st.sampled_from(BACKENDS))}
-    return replace(made, platform_limit=draw(st.none() | st.integers(4, 12)))
+def worlds(*, well: bool = False) -> st.SearchStrategy[World]:
+    """Any world; ``well``: one in which much fits, since what is rare in the others is common there."""
+    return st.builds(
+        World,
+        platform_limit=st.none() | st.integers(4, 12) if well else limits,
+        platform_used=used,
+        backends=backends(well=well),
+        tenants=tenants(well=well),
+        user_used=st.dictionaries(st.tuples(st.sampled_from(TENANTS), st.sampled_from(USERS)), used),
+        now=st.just(100.0),
+        rates=st.dictionaries(st.sampled_from(keys), st.builds(Bucket, st.floats(0, 6), st.floats(0, 120))),
+    )
 
 
-attempts = st.lists(
-    st.builds(
-        Attempt,
-        session_id=st.builds(uuid.uuid4),
-        tenant_id=st.sampled_from(TENANTS),
-        user=st.sampled_from(USERS),
-        pipeline=st.sampled_from(["", "s2s", "stt_tts"]),
-        transport=st.sampled_from(["websocket", "webrtc"]),
-        backend=st.sampled_from(["", "", "backend-10", "nobody"]),
-        exclude=st.frozensets(st.sampled_from(BACKENDS)),
-    ),
-    max_size=20,
+any_world = worlds() | worlds(well=True)
+open_world = worlds(well=True)
+one_attempt = st.builds(
+    Attempt,
+    session_id=st.builds(uuid.uuid4),
+    tenant_id=st.sampled_from(TENANTS),
+    user=st.sampled_from(USERS),
+    pipeline=st.sampled_from(["", "s2s", "stt_tts"]),
+    transport=st.sampled_from(["websocket", "webrtc"]),
+    backend=st.sampled_from(["", "", "backend-10", "nobody"]),
+    exclude=st.frozensets(st.sampled_from(BACKENDS), max_size=2),
 )
-
-
-@st.composite
-def queues(draw: st.DrawFn) -> list[Waiter]:
-    waiting = draw(attempts)
-    return [
-        Waiter(
-            replace(each, exclude=frozenset()),
-            draw(st.sampled_from([0.0, 10.0, 39.9, 40.0, 70.0, 99.0])),
-            place,
-            draw(st.integers(0, 4)) > 0,
-        )
-        for place, each in enumerate(waiting)
-    ]
+attempts = st.lists(one_attempt, max_size=20)
+one_waiter = st.builds(
+    Waiter,
+    one_attempt.map(lambda each: replace(each, exclude=frozenset())),
+    since=st.sampled_from([0.0, 10.0, 39.9, 40.0, 70.0, 99.0]),
+    present=st.sampled_from([True, True, True, False]),
+)
+queues = st.lists(one_waiter, max_size=20).map(lambda waiting: [replace(each, place=place) for place, each in enumerate(waiting)])

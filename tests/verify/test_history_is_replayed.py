@@ -9,7 +9,7 @@ import pytest
 
 from sessions_app.domain.operations import Activate, Admit, End, Move, Resume, Suspend
 from sessions_app.domain.states import Reason
-from sessions_app.models import Backend, LimitChange, SessionEvent
+from sessions_app.models import Backend, LimitChange, Session, SessionEvent
 from sessions_app.selectors import verification
 from sessions_app.services.ledger import Ledger
 from tenants.models import Tenant
@@ -20,13 +20,14 @@ from tests.world import NODE, admit, admitted, make_backend, make_tenant, new_le
 @dataclass
 class World:
     tenant: Tenant
+    globex: Tenant
     backend: Backend
     ids: dict[str, str]
 
 
 @pytest.fixture
 def world(ledger: Ledger, sql: psycopg.Connection[Any]) -> World:
-    """A history with every kind of event: three sessions live, two are over, one was moved, one resumed, one refused."""
+    """A history with every kind of event: sessions that live, wait, are over, were moved, resumed, promoted and refused."""
     backend, other = make_backend(), make_backend("other", weight=0)
     tenant = make_tenant(max_concurrent_sessions=4, max_sessions_per_user=3)
     sql.execute("UPDATE sessions_app_platform SET max_concurrent_sessions = 50")
@@ -49,20 +50,33 @@ def world(ledger: Ledger, sql: psycopg.Connection[Any]) -> World:
     brief = admit(tenant, "dee")
     ledger.apply([brief, admit(tenant, "eve"), End(brief.attempt.session_id, Reason.COMPLETED)])
     # Of two tenants at once, with an edit of both limits between.
-    globex = make_tenant("globex", max_concurrent_sessions=2)
-    ledger.apply([admit(globex), admit(tenant, "flo")])
+    globex = make_tenant("globex", max_concurrent_sessions=2, max_queue_length=5)
+    leaving = admit(globex)
+    ledger.apply([leaving, admit(tenant, "flo")])
+    # Two more than the quota says, for a day.
+    sql.execute(
+        "INSERT INTO tenants_override (tenant_id, field, change, starts_at, ends_at, note, created_by, created_at)"
+        " VALUES (%s, 'max_concurrent_sessions', 2, now(), now() + interval '1 day', 'campaign', '', now())",
+        (tenant.pk,),
+    )
+    for user in ("gil", "hal"):
+        assert admitted(ledger.apply([admit(tenant, user)])[0]).verdict.admitted
+    # One that waits, and one that waited.
+    ledger.apply([admit(globex, user) for user in ("x", "y", "z")])
+    ledger.apply([End(leaving.attempt.session_id, Reason.COMPLETED)])
+    assert SessionEvent.objects.filter(old="queued", new="starting").count() == Session.objects.filter(state="queued").count() == 1
     backend.cap = 5
     backend.save()
     assert other.pk
     ids = {"first": first.session_id, "second": second.session_id, "third": third.session_id, "refused": refused.session_id}
-    return World(tenant, backend, {name: str(value) for name, value in ids.items()})
+    return World(tenant, globex, backend, {name: str(value) for name, value in ids.items()})
 
 
 def test_a_history_with_every_kind_of_event_is_clean(world: World) -> None:
     code, said = verify_history()
     assert code == 0, said
     events = SessionEvent.objects.count()
-    assert said[0].startswith(f"Replayed {events} events of 9 attempts, 8 of which were admitted, and ")
+    assert said[0].startswith(f"Replayed {events} events of 14 attempts, 12 of which were admitted, and ")
     assert said[-1].startswith("Capacity is clean: ")
     assert "History is clean" in said[-1]
 
@@ -92,7 +106,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     "a live session taken away with its events and its slot": (
         "DELETE FROM sessions_app_sessionevent WHERE session_id = '{first}'; DELETE FROM sessions_app_slot WHERE session_id = '{first}';"
         "DELETE FROM sessions_app_session WHERE id = '{first}'",
-        "counter of tenant {tenant} says 4 in use, the history says 3",
+        "counter of tenant {tenant} says 6 in use, the history says 5",
     ),
     "a second end added": (
         f"{EVENT} SELECT session_id, nextval('voice_ledger_seq'), old, new, reason, at, actor, detail, tenant_id, backend_id"
@@ -175,7 +189,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     ),
     "a counter changed": (
         "UPDATE sessions_app_capacity SET active = 9 WHERE scope = 'tenant' AND ref = {tenant}",
-        "counter of tenant {tenant} says 9 in use, the history says 4",
+        "counter of tenant {tenant} says 9 in use, the history says 6",
     ),
     "a slot taken away": (
         "DELETE FROM sessions_app_slot WHERE session_id = '{first}'",
@@ -190,6 +204,31 @@ BROKEN: dict[str, tuple[str, str]] = {
         " VALUES ('{third}', {tenant}, {backend}, 'ann', 'active', now())",
         "session {third} has a slot, by the history it has none",
     ),
+    "an override changed on record": (
+        "UPDATE sessions_app_limitchange SET new = jsonb_set(new, '{{change}}', '1') WHERE new ? 'ends_at'",
+        "tenant {tenant} let one in and had 6 in use, its limit was 5",
+    ),
+    "an override shortened on record": (
+        "UPDATE sessions_app_limitchange SET new = jsonb_set(new, '{{ends_at}}', new -> 'starts_at') WHERE new ? 'ends_at'",
+        "tenant {tenant} let one in and had 5 in use, its limit was 4",
+    ),
+    "an override changed behind its record": (
+        "UPDATE tenants_override SET ends_at = ends_at + interval '1 s'",
+        "of tenant {tenant} is not as its last record",
+    ),
+    "an override's record that is no time": (
+        "UPDATE sessions_app_limitchange SET new = jsonb_set(new, '{{ends_at}}', '\"later\"') WHERE new ? 'ends_at'",
+        "of tenant {tenant} has no limit in its field ends_at",
+    ),
+    "a place in the queue taken away": (
+        "DELETE FROM sessions_app_waiter",
+        "counter of tenant {globex} says 1 waiting, its places in the queue are 0",
+    ),
+    "a place in the queue added": (
+        'INSERT INTO sessions_app_waiter (session_id, tenant_id, "user", transport, pipeline, backend_name, since, place)'
+        " VALUES ('{third}', {tenant}, 'ann', 'websocket', '', '', now(), 1)",
+        "session {third} is ended, its place in the queue is there",
+    ),
     "an opening balance added": (
         'INSERT INTO sessions_app_openingbalance (seq, scope, ref, "user", active, at) VALUES'
         " ({third_seq}, 'platform', 0, '', 3, now()), ({third_seq}, 'tenant', {tenant}, '', 2, now())",
@@ -203,7 +242,7 @@ def test_what_was_done_from_outside_is_named_with_exit_code_1(world: World, sql:
     assert_clean()
     statement, wanted = BROKEN[what]
     third_seq = SessionEvent.objects.get(session_id=world.ids["third"], old="").seq
-    known = {**world.ids, "tenant": world.tenant.pk, "backend": world.backend.pk, "third_seq": third_seq}
+    known = {**world.ids, "tenant": world.tenant.pk, "backend": world.backend.pk, "third_seq": third_seq, "globex": world.globex.pk}
     with from_outside(sql):
         for each in statement.format(**known).split(";"):
             assert sql.execute(each.encode()).rowcount > 0
@@ -272,6 +311,8 @@ def test_it_is_clean_on_a_platform_that_lives_meanwhile(world: World, sql: psyco
 
 
 def test_a_longer_history_takes_no_more_memory(world: World, sql: psycopg.Connection[Any]) -> None:
+    sql.execute("UPDATE sessions_app_backend SET cap = NULL WHERE id = %s", (world.backend.pk,))
+    sql.execute("UPDATE tenants_quota SET max_concurrent_sessions = NULL")
     with from_outside(sql):
         sql.execute(
             """

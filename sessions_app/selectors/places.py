@@ -1,0 +1,71 @@
+"""Where those stand who wait, and how long it may take: the same rules as those of promotion, on what the database has right now.
+
+Refuses: locks; a place is a statement about a moment. Limits: the first ``MOST`` waiters of each tenant; whoever is behind them has no
+place yet. The expected wait comes from how often slots became free lately, for the same tenant or on the same backends, and is unknown
+where that was too seldom to say.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from sessions_app.domain import queueing
+from sessions_app.domain.admission import Scope
+from sessions_app.domain.states import FINAL_STATES, SLOT_STATES
+from sessions_app.selectors import world
+
+MOST: Final = 20_000
+RELEASES_OVER_S: Final = 300.0
+MOST_EVENTS: Final = 20_000  # of the newest that are looked through for releases
+
+_WAITING_TENANTS: Final = "SELECT coalesce(string_agg(ref::text, ','), '') FROM sessions_app_capacity WHERE queued > 0 AND scope = 'tenant'"
+_RELEASES: Final = """
+SELECT tenant_id, backend_id, count(*), max(oldest) FROM (
+    SELECT tenant_id, backend_id, extract(epoch FROM clock_timestamp() - min(at) OVER ())::float8 AS oldest
+    FROM (SELECT tenant_id, backend_id, at, old, new FROM sessions_app_sessionevent ORDER BY seq DESC LIMIT %(most)s) AS newest
+    WHERE at > clock_timestamp() - make_interval(secs => %(over)s) AND old = ANY(%(slots)s) AND new = ANY(%(over_states)s)
+) AS released GROUP BY 1, 2"""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A place in the queue (1: next) and the seconds that it may take; None: nobody can say."""
+
+    position: int
+    estimated_wait_s: float | None
+
+
+def of(*, session_ids: Collection[UUID]) -> dict[UUID, Standing]:
+    """Return where these sessions stand; those that wait no more are left out."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(_WAITING_TENANTS)
+        cursor.execute(world.MARK, {"tenants": cursor.fetchall()[0][0]})
+        now = cursor.fetchall()[0][2]
+        scene = world.read(cursor, now=now, stale_s=settings.VOICE_PROBE_STALE_S)
+        cursor.execute(world.WAITERS, {"absent": True, "waiters": MOST})
+        rows = cursor.fetchall()
+        cursor.execute(
+            _RELEASES,
+            {"most": MOST_EVENTS, "over": RELEASES_OVER_S, "slots": sorted(SLOT_STATES), "over_states": sorted(FINAL_STATES)},
+        )
+        released = cursor.fetchall()
+    scene.world.user_used.update({(row[1], row[2]): row[12] for row in rows if row[12] is not None})
+    waiters = [world.waiting(row, now).waiter for row in rows]
+    tenant_of = {each.attempt.session_id: each.attempt.tenant_id for each in waiters}
+    places = queueing.positions(scene.world, waiters)
+    over_s = max((row[3] for row in released), default=0.0)
+    found = {}
+    for session_id in session_ids:
+        if (place := places.get(session_id)) is not None:
+            mine = tenant_of[session_id]
+            backends = scene.world.tenants[mine].backends
+            if place.waits_for in {Scope.TENANT, Scope.USER}:
+                releases = sum(row[2] for row in released if row[0] == mine)
+            else:
+                releases = sum(row[2] for row in released if row[1] in backends)
+            found[session_id] = Standing(place.position, queueing.estimate(place.position, releases=releases, over_s=over_s))
+    return found
