@@ -96,6 +96,12 @@ def test_who_is_at_a_limit_of_its_own_before_a_full_backend_waits_for_both() -> 
     assert places_of(made, queue_of(1, 2), queue_of(2, 1)) == [[2, 3], [1]]
 
 
+def test_who_is_only_at_a_limit_of_its_own_does_not_wait_for_others() -> None:
+    made = world([view(10)], [tenant(1, limit=1, used=1), tenant(2)])
+    away = [replace(each, present=False) for each in queue_of(2, 1)]
+    assert places_of(made, queue_of(1, 2, since=9), away) == [[1, 2], [1]]
+
+
 def test_who_is_away_or_whose_backend_is_ill_keeps_the_place() -> None:
     made = world([view(10, healthy=False)], [tenant(1)])
     first, second = queue_of(1, 2)

@@ -139,6 +139,17 @@ def test_a_waiter_is_promoted_into_a_burst_and_marked() -> None:
     assert [each.verdict.burst for each in promoted] == [True, True]
 
 
+def test_a_tenant_that_has_reached_its_limit_closes_no_burst_for_another() -> None:
+    made = world([view(10)], [tenant(1, limit=1), tenant(2, limit=1, used=1, burst=1)])
+    assert tenants_of(promote(made, queue_of(1, 3) + queue_of(2, 3))) == [1, 2]
+
+
+def test_within_a_tenant_who_came_first_goes_first_whatever_they_ask_for() -> None:
+    made = world([view(10, pipelines=frozenset({"s2s", "stt_tts"}))], [tenant(1)])
+    waiting = [Waiter(attempt(1, pipeline=each), 0.0, place) for place, each in enumerate(["s2s", "stt_tts", "s2s", "stt_tts", ""])]
+    assert [each.waiter for each in promote(made, waiting)] == waiting
+
+
 def test_a_platform_that_is_full_promotes_nobody_and_one_that_fills_stops() -> None:
     made = world([view(10)], [tenant(1)], platform_limit=0)
     assert promote(made, queue_of(1, 3)) == []

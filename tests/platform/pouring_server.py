@@ -8,7 +8,7 @@ import importlib
 import sys
 from typing import Any
 
-from voiceplatform import asgi, listening, web
+from voiceplatform import listening, web
 
 poured = 0
 
@@ -40,9 +40,10 @@ async def no_node() -> None:
 
 
 def main() -> None:
+    server = importlib.import_module(web.SERVERS[sys.argv[1]])
+    asgi = server.asgi
     asgi.websocket_application, asgi.django_application, asgi.start = pour, tell, no_node
-    serve = importlib.import_module(web.SERVERS[sys.argv[1]]).serve
-    serve(listening.inherited(int(sys.argv[2])), lambda: None)
+    server.serve(listening.inherited(int(sys.argv[2])), lambda: None)
 
 
 if __name__ == "__main__":

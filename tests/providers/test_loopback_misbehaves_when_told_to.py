@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sessions_app.providers.base import ProviderSession
-from sessions_app.providers.exceptions import ConnectionFailed, PipelineError, ProviderError, ProviderFailed
+from sessions_app.providers.exceptions import AgentAbsent, ConnectionFailed, PipelineError, ProviderError, ProviderFailed
 from tests.providers import virtual_clock
 from tests.providers.loopback import FRAME_S, Listener, backend, frame, request
 from tests.providers.virtual_clock import running_loop
@@ -88,6 +88,12 @@ def test_it_dies_in_mid_session() -> None:
 def test_its_pipeline_dies_in_mid_session() -> None:
     listener, ended_at = virtual_clock.run(talk({"pipeline_error_after_ms": 500}, seconds=3))
     assert isinstance(listener.task.exception(), PipelineError)
+    assert abs(ended_at - 0.5) < NEARLY
+
+
+def test_nobody_answers() -> None:
+    listener, ended_at = virtual_clock.run(talk({"absent_after_ms": 500}, seconds=3))
+    assert isinstance(listener.task.exception(), AgentAbsent)
     assert abs(ended_at - 0.5) < NEARLY
 
 

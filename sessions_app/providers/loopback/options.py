@@ -28,6 +28,7 @@ class LoopbackOptions:
         hang_after_ms: Stops answering, but stays open.
         die_after_ms: Fails with ``ProviderFailed``.
         pipeline_error_after_ms: Fails with ``PipelineError``.
+        absent_after_ms: Fails with ``AgentAbsent``, as if nobody had come to answer.
         end_after_ms: Hangs up.
         close_delay_ms: How long closing takes.
         hang_close: Closing never returns, and the session stays listed.
@@ -43,6 +44,7 @@ class LoopbackOptions:
     hang_after_ms: int | None
     die_after_ms: int | None
     pipeline_error_after_ms: int | None
+    absent_after_ms: int | None
     end_after_ms: int | None
     close_delay_ms: int
     hang_close: bool
@@ -73,6 +75,7 @@ class LoopbackOptions:
             hang_after_ms=moment("hang_after_ms"),
             die_after_ms=moment("die_after_ms"),
             pipeline_error_after_ms=moment("pipeline_error_after_ms"),
+            absent_after_ms=moment("absent_after_ms"),
             end_after_ms=moment("end_after_ms"),
             close_delay_ms=wait("close_delay_ms"),
             hang_close=reader.flag("hang_close"),

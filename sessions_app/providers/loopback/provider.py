@@ -22,7 +22,7 @@ from sessions_app.providers.base import (
     ProviderEvent,
     ProviderSession,
 )
-from sessions_app.providers.exceptions import ConnectionFailed, InvalidConfig, PipelineError, ProviderFailed
+from sessions_app.providers.exceptions import AgentAbsent, ConnectionFailed, InvalidConfig, PipelineError, ProviderError, ProviderFailed
 from sessions_app.providers.loopback.echo import Echo
 from sessions_app.providers.loopback.options import LoopbackOptions
 
@@ -142,11 +142,14 @@ class LoopbackProvider(Provider):
             echo.after(options.hang_after_ms / 1000, echo.hang)
         if options.end_after_ms is not None:
             echo.after(options.end_after_ms / 1000, echo.finish)
-        if options.die_after_ms is not None:
-            echo.after(options.die_after_ms / 1000, functools.partial(echo.finish, ProviderFailed("option 'die_after_ms' asks for it.")))
-        if options.pipeline_error_after_ms is not None:
-            error = PipelineError("option 'pipeline_error_after_ms' asks for it.")
-            echo.after(options.pipeline_error_after_ms / 1000, functools.partial(echo.finish, error))
+        failures: tuple[tuple[str, int | None, type[ProviderError]], ...] = (
+            ("die_after_ms", options.die_after_ms, ProviderFailed),
+            ("pipeline_error_after_ms", options.pipeline_error_after_ms, PipelineError),
+            ("absent_after_ms", options.absent_after_ms, AgentAbsent),
+        )
+        for name, after_ms, failure in failures:
+            if after_ms is not None:
+                echo.after(after_ms / 1000, functools.partial(echo.finish, failure(f"option {name!r} asks for it.")))
 
 
 def _resource(session_id: UUID) -> str:
