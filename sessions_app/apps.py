@@ -10,9 +10,12 @@ class SessionsAppConfig(AppConfig):
     verbose_name = "Voice sessions"
 
     def ready(self) -> None:
-        """Register the system checks, and a tenant's live use on its admin page."""
+        """Register the system checks, what a tenant's admin page shows of its sessions and limits, and what a quota must fit."""
         # Models can be imported from here on, not before.
         from sessions_app import admin, checks  # noqa: F401 - importing the checks registers them
+        from sessions_app.services import configuration
         from tenants import extensions
 
         extensions.register_panel("In use now", admin.live_use_panel)
+        extensions.register_panel("Last changes of its limits", admin.changes_panel)
+        extensions.register_quota_validator(configuration.check_reservation)

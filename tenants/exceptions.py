@@ -50,6 +50,12 @@ class InvalidQuota(TenantsError):
     code = "invalid_quota"
 
 
+class InvalidOverride(TenantsError):
+    """The override has an unknown field, a time that is over, or a change that is none."""
+
+    code = "invalid_override"
+
+
 class NotAMember(TenantsError):
     """The user is not a member of this tenant."""
 

@@ -1,20 +1,24 @@
 """What other apps add to tenants, so that this package need not know them. They register in their ``AppConfig.ready``.
 
-Owns: panels on a tenant's admin page, and validators of a quota about to be written.
+Owns: panels on a tenant's admin page, validators of a quota about to be written, and the sentence of a trigger that refused one.
 Refuses: order between registrants, and catching what they raise: a broken panel is a bug of its owner, not something to hide.
 To hear of changes, connect to ``post_save`` of ``Tenant`` and ``Quota``: services, commands and admin all send it, raw SQL does not.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import psycopg
+from django.db import DatabaseError
 from django.utils.safestring import SafeString
 
 if TYPE_CHECKING:
     from tenants.models import Quota, Tenant
 
 QuotaValidator = Callable[["Quota"], None]
+
+REFUSED_STATE: Final = "VP003"  # a trigger raises it with a sentence for whoever edits
 
 
 @dataclass(frozen=True)
@@ -68,3 +72,12 @@ def validate_quota(quota: "Quota") -> None:
     """
     for validate in _quota_validators:
         validate(quota)
+
+
+def refusal(error: DatabaseError) -> str | None:
+    """Return the sentence with which a trigger refused a write (SQLSTATE ``REFUSED_STATE``); None for every other error.
+
+    Validators say the same before the write; the trigger is there for what comes between, and for those who write past them.
+    """
+    cause = error.__cause__
+    return cause.diag.message_primary if isinstance(cause, psycopg.Error) and cause.sqlstate == REFUSED_STATE else None

@@ -37,7 +37,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # Together less than what a process has in all, see ``voiceplatform.stopping``.
 DRAIN_S: Final = 8.0  # for the sessions: handed over, or ended
-FLUSH_S: Final = 0.75  # for what is still being said, then again for goodbyes
+FLUSH_S: Final = 0.5  # for what is still being said, then again for goodbyes
 
 logger = logging.getLogger(__name__)
 

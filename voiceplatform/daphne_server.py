@@ -119,6 +119,8 @@ class _Server(DaphneServer):  # type: ignore[misc]  # daphne has no types
 
     def _begin(self) -> None:
         """Called by daphne before the reactor runs, which is the last moment to prepare for it."""
+        # Who sends too much or breaks the protocol is told by a close code, within a second, and nothing more of theirs is kept.
+        self.ws_factory.setProtocolOptions(failByDrop=False)
         # daphne sends Twisted's log nowhere; what Twisted caught must be known.
         logging.getLogger("twisted").setLevel(logging.ERROR)
         told: Any = STDLibLogObserver("twisted")

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-LONGEST_STOP_S: Final = 10.0
+LONGEST_STOP_S: Final = 9.5
 
 
 class Stop:

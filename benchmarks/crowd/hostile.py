@@ -17,7 +17,7 @@ from typing import Any, Final
 import jwt
 
 from benchmarks.harness.stage import mint
-from benchmarks.harness.wire import LOST, TEXT, RefusedError, Wire, dial, frame
+from benchmarks.harness.wire import LOST, PING, TEXT, RefusedError, Wire, dial, frame
 from benchmarks.harness.workers import Parent, serve
 
 ANSWER_S: Final = 10.0
@@ -145,6 +145,27 @@ async def deaf(door: Door) -> int:
     return LOST
 
 
+async def pings(door: Door) -> int:
+    """A flood of the WebSocket's own pings, which the server answers before anybody counts them."""
+    return await _flood(await door.open(), frame(PING, b"") * 50)
+
+
+async def pieces(door: Door) -> int:
+    """One message in countless empty pieces."""
+    wire = await door.open()
+    wire.write(bytes((TEXT, 0x80)) + bytes(4))
+    return await _flood(wire, (bytes((0, 0x80)) + bytes(4)) * 50)
+
+
+async def _flood(wire: Wire, frames: bytes) -> int:
+    """Send these over and over, as fast as they are taken, for as long as a socket may wait for its session."""
+    while not wire.over:
+        wire.write(frames)
+        await wire.room()
+        await asyncio.sleep(0)
+    return await answer(wire)
+
+
 async def forged(door: Door) -> int:
     """A good token, signed with a key that is not the platform's."""
     claims = jwt.decode(door.token(), options={"verify_signature": False})
@@ -201,6 +222,8 @@ KINDS: Final = (
     _kind(replayed, 4401),
     _kind(unsigned, 401, 403),
     _kind(garbled, 1002),
+    _kind(pings, 4400),
+    _kind(pieces, 4400),
 )
 
 

@@ -1,7 +1,8 @@
 """Backends and the platform's cap: edited here, live.
 
 Owns: the form of a backend, whose secrets can be set but are never shown again. Refuses: to delete a backend that has history; a backend
-whose provider does not take its options (with the provider's own sentence).
+whose provider does not take its options (with the provider's own sentence); a cap below what is reserved, and another name or none for a
+backend that quotas name for their reserved slots.
 """
 
 import json
@@ -16,20 +17,20 @@ from django.core.exceptions import ValidationError
 from django.db.models import JSONField, Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
+from django.utils.safestring import SafeString
 
+from sessions_app.admin.limit_changes import last_changes
 from sessions_app.models import Backend, BackendAccess, Platform, Session
 from sessions_app.models.fields import Undecipherable
 from sessions_app.providers.exceptions import ProviderError, ProviderNotFound
 from sessions_app.runtime import backends
 from sessions_app.selectors import usage
+from sessions_app.services import configuration
+from tenants.admin.editing import LimitsAdmin, WhyForm
 
 if TYPE_CHECKING:  # Django's own classes take no type arguments when they run
-    AnyModelAdmin = admin.ModelAdmin[Any]
-    BackendModelForm = forms.ModelForm[Backend]
     AccessTabularInline = admin.TabularInline[BackendAccess, Backend]
 else:
-    AnyModelAdmin = admin.ModelAdmin
-    BackendModelForm = forms.ModelForm
     AccessTabularInline = admin.TabularInline
 
 # What a provider has a say in.
@@ -53,7 +54,7 @@ class WriteOnlyTextarea(forms.Textarea):
         return ""
 
 
-class BackendForm(BackendModelForm):
+class BackendForm(WhyForm):
     """A backend that its provider would accept."""
 
     provider = forms.ChoiceField(help_text="The code that talks to it.")
@@ -103,7 +104,19 @@ class BackendForm(BackendModelForm):
         # Not at every edit: a backend whose options became wrong can still be disabled.
         if not self.errors and _CHECKED.intersection(self.changed_data):
             self._ask_provider(cleaned)
+        if not self.errors and self.instance.pk is not None:
+            self._look_at_reservations(cleaned)
         return cleaned
+
+    def _look_at_reservations(self, cleaned: dict[str, Any]) -> None:
+        """Last of all, since it takes the ledger's lock of this backend where the cap is changed."""
+        if "name" in self.changed_data and (tenants := configuration.reserving_on(self.initial["name"])):
+            self.add_error("name", f"Quotas name this backend for their reserved slots: {', '.join(tenants)}. Change them first.")
+        elif "cap" in self.changed_data:
+            try:
+                configuration.check_cap(backend_id=self.instance.pk, cap=cleaned["cap"])
+            except ValidationError as error:
+                self.add_error("cap", error)
 
     def _ask_provider(self, cleaned: dict[str, Any]) -> None:
         if not isinstance(cleaned["options"], dict):
@@ -146,7 +159,7 @@ class AccessInline(AccessTabularInline):
 
 
 @admin.register(Backend)
-class BackendAdmin(AnyModelAdmin):
+class BackendAdmin(LimitsAdmin):
     """Configured voice backends with their caps, what is in use and what the probes saw."""
 
     form = BackendForm
@@ -156,14 +169,14 @@ class BackendAdmin(AnyModelAdmin):
     list_select_related = ("health",)
     search_fields = ("name",)
     inlines = (AccessInline,)
-    readonly_fields = ("in_use", "health_now", "last_probe", "health_error", "secrets_now", "updated_at")
+    readonly_fields = ("in_use", "health_now", "last_probe", "health_error", "secrets_now", "updated_at", "last_changes")
     fieldsets = (
         (None, {"fields": ("name", "provider", "enabled", "draining")}),
         ("Now", {"fields": ("in_use", "health_now", "last_probe", "health_error")}),
         ("Limits", {"fields": ("cap", "weight", "burst_below")}),
         ("What it serves", {"fields": ("pipelines", "transports", "options")}),
         ("Secrets", {"fields": ("secrets_now", "secrets", "remove_secrets")}),
-        (None, {"fields": ("updated_at",)}),
+        ("Last changes", {"fields": ("last_changes",)}),
     )
 
     def get_fieldsets(self, request: HttpRequest, obj: Backend | None = None) -> Any:
@@ -204,11 +217,17 @@ class BackendAdmin(AnyModelAdmin):
             return Undecipherable.sentence
         return "set" if backend.secrets else "not set"
 
+    @admin.display(description="of its limits")
+    def last_changes(self, backend: Backend) -> SafeString:
+        """Who changed what, and why."""
+        return last_changes(scope="backend", ref=backend.pk, name=backend.name)
+
     def get_deleted_objects(
         self, objs: QuerySet[Any] | Sequence[Any], request: HttpRequest
     ) -> tuple[list[Any], dict[str, int], set[str], list[str]]:
         """Refuse by one question each: Django's own way would load every session of the backend to list it."""
         kept = [f"Sessions of {each}: a backend with history is kept; disable it instead" for each in objs if _has_history(each)]
+        kept += [f"Reserved slots of {tenant} on {each}" for each in objs for tenant in configuration.reserving_on(each.name)]
         if kept:
             return [str(each) for each in objs], {}, set(), kept
         return super().get_deleted_objects(objs, request)
@@ -219,7 +238,7 @@ def _has_history(backend: Backend) -> bool:
 
 
 @admin.register(Platform)
-class PlatformAdmin(AnyModelAdmin):
+class PlatformAdmin(LimitsAdmin):
     """One row, made with the tables: its list is its form."""
 
     fields = ("max_concurrent_sessions", "in_use")

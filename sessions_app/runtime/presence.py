@@ -82,6 +82,7 @@ class Presence:
         self._present = True
         self._written: bool | None = True  # what the ledger knows; None: something else than what is so
         self._begun = self._stopped = False
+        self._expected = 0  # connections that are being taken up: their own answer says that the client is here
         self._telling: asyncio.Task[None] | None = None
         self._confirming: asyncio.Task[None] | None = None
 
@@ -121,6 +122,14 @@ class Presence:
             self._written = None
         self._tell()
 
+    def expect(self, change: int) -> None:
+        """A connection is about to come (1), or has come or not (-1): until then the ledger is not told that the one before went.
+
+        Told later than of the new one, it would take the client for gone that has just come back.
+        """
+        self._expected += change
+        self._tell()
+
     def went(self) -> None:
         """No connection is there any more."""
         self._present = False
@@ -139,11 +148,11 @@ class Presence:
             self._confirming = asyncio.get_running_loop().create_task(self._keep_confirming())
 
     def _tell(self) -> None:
-        if self._begun and not self._stopped and (self._telling is None or self._telling.done()):
+        if self._begun and not self._stopped and not self._expected and (self._telling is None or self._telling.done()):
             self._telling = asyncio.get_running_loop().create_task(self._keep_telling())
 
     async def _keep_telling(self) -> None:
-        while self._begun and self._written != self._present:
+        while self._begun and not self._expected and self._written != self._present:
             present, node_id = self._present, self.node_id
             came = Adopt(self._session_id, node_id, self._was, self.connection)
             try:

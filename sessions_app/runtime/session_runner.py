@@ -194,6 +194,10 @@ class SessionRunner:
         if answer.state is State.STARTING and not answer.spent:
             self.promoted(answer)
 
+    def expect(self, change: int) -> None:
+        """A client is coming back to this session (1), or has been answered (-1)."""
+        self._presence.expect(change)
+
     def confirm(self) -> None:
         """Note that the newest connection has sent a frame: the resume tokens of those before are good no more."""
         self._presence.confirm()

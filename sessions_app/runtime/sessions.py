@@ -77,6 +77,16 @@ class Sessions:
         if self.home.draining:
             attachment.tell(Rejected(Reason.NODE_DRAINING))
             return None
+        had = self._runners.get(claims.session_id)
+        if had is not None:
+            had.expect(1)
+        try:
+            return await self._resume(claims, attachment)
+        finally:
+            if had is not None:
+                had.expect(-1)
+
+    async def _resume(self, claims: Claims, attachment: Attachment) -> SessionRunner | None:
         asked = Resume(claims.session_id, self.home.id, claims.tenant_id, claims.user, claims.connection)
         try:
             with attachment.trace.step("voice.session.resume"):

@@ -3,11 +3,19 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from django.conf import settings
+from django.db import connection
 from django.db.models import Sum
 
 from sessions_app.models import Backend, BackendHealth, Capacity, Platform
+from tenants.models import Quota
+
+# As the ledger finds it.
+_RESERVED_ON: Final = """
+SELECT b.name, (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = %(tenant)s AND s.backend_id = b.id)
+FROM sessions_app_backend b WHERE b.id = voice_reserved_on(%(tenant)s, %(named)s)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +56,30 @@ class PlatformUse:
     limit: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tenant's reserved slots are, and how many slots it has there."""
+
+    backend: str
+    used: int
+
+
 def tenant_use(tenant_id: int) -> int:
     """Return how many slots a tenant holds."""
     return _counters("tenant", [tenant_id]).get(tenant_id, 0)
+
+
+def tenant_queue(tenant_id: int) -> int:
+    """Return how many of a tenant's sessions wait."""
+    return Capacity.objects.filter(scope="tenant", ref=tenant_id).values_list("queued", flat=True).first() or 0
+
+
+def reservation(quota: Quota) -> Place | None:
+    """Return where a quota's reserved slots are; None where there is no backend for them."""
+    with connection.cursor() as cursor:
+        cursor.execute(_RESERVED_ON, {"tenant": quota.tenant_id, "named": quota.reserved_backend})
+        row = cursor.fetchone()
+    return Place(*row) if row else None
 
 
 def backend_use(backend_ids: Iterable[int]) -> dict[int, int]:

@@ -1,41 +1,68 @@
-"""Edits of backends and of the platform, for commands and the first start. Limits act on the next batch of the ledger."""
+"""Edits of backends and of the platform, for commands and the first start, and what has to fit together when limits are edited.
+
+Owns: that reserved slots fit below their backend's cap. It is checked under the locks that the ledger and the triggers take, in the order
+in which they take them (row, tenant, backend), so that what was checked is still so when it is written; a trigger checks the same again.
+Limits act on the next batch of the ledger.
+"""
 
 import json
 from collections.abc import Mapping
 from typing import Any, Final
 
 from django.core.exceptions import ValidationError
-from django.db import models, transaction
+from django.db import DatabaseError, connection, models, transaction
 
-from sessions_app.models import Backend, Platform
+from sessions_app.models import Backend, BackendAccess, Platform
+from sessions_app.services.ledger_sql import BACKEND_KEY, TENANT_KEY
+from tenants import extensions
+from tenants import services as tenant_services
+from tenants.models import Quota
 
 _JSON_FIELDS: Final = frozenset({"options", "pipelines", "transports", "secrets"})
 BACKEND_FIELDS: Final = ("provider", "cap", "weight", "enabled", "draining", "burst_below", "options", "secrets", "pipelines", "transports")
 PLATFORM_FIELDS: Final = ("max_concurrent_sessions",)
 _WORDS: Final = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_MOST_NAMED: Final = 5
+
+# The function is the one that ledger and triggers ask: where a tenant's reserved slots are.
+_WHERE: Final = "SELECT voice_reserved_on(%s, %s)"
+_RESERVED: Final = """
+SELECT b.name, b.cap, (SELECT coalesce(sum(q.reserved), 0)::bigint FROM tenants_quota q WHERE q.reserved > 0 AND q.tenant_id <> %(but)s
+    AND voice_reserved_on(q.tenant_id, q.reserved_backend) = b.id)
+FROM sessions_app_backend b WHERE b.id = %(backend)s"""
 
 
 @transaction.atomic
-def set_backend(*, name: str, values: Mapping[str, str]) -> tuple[Backend, bool]:
-    """Change the named backend, or make it; return it, and whether it was made.
+def set_backend(*, name: str, values: Mapping[str, str], actor: str = "", note: str = "") -> tuple[Backend, bool]:
+    """Change the named backend, or make it; return it, and whether it was made. ``actor`` and ``note``: who does it, and why.
 
     Raises:
-        ValidationError: an unknown field, a wrong value, or a new backend without a provider.
+        ValidationError: an unknown field, a wrong value, a cap below what is reserved, or a new backend without a provider.
     """
     # no_key: a session's insert must not wait for this row while its transaction holds the lock that this edit will want.
     backend = Backend.objects.select_for_update(no_key=True).filter(name=name).first()
     made = backend is None
     if backend is None:
         backend = Backend(name=name)
+    cap = backend.cap
     _assign(backend, values, BACKEND_FIELDS)
     backend.full_clean()
-    backend.save()
+    if backend.cap != cap and not made:
+        check_cap(backend_id=backend.pk, cap=backend.cap)
+    tenant_services.name_editor(actor=actor, note=note)
+    try:
+        with transaction.atomic():
+            backend.save()
+    except DatabaseError as error:
+        if sentence := extensions.refusal(error):
+            raise ValidationError(sentence) from None
+        raise
     return backend, made
 
 
 @transaction.atomic
-def set_platform(*, values: Mapping[str, str]) -> Platform:
-    """Change the platform's limits.
+def set_platform(*, values: Mapping[str, str], actor: str = "", note: str = "") -> Platform:
+    """Change the platform's limits. ``actor`` and ``note``: who does it, and why.
 
     Raises:
         ValidationError: an unknown field or a wrong value.
@@ -43,8 +70,80 @@ def set_platform(*, values: Mapping[str, str]) -> Platform:
     platform = Platform.objects.select_for_update(no_key=True).get()
     _assign(platform, values, PLATFORM_FIELDS)
     platform.full_clean()
+    tenant_services.name_editor(actor=actor, note=note)
     platform.save()
     return platform
+
+
+def check_reservation(quota: Quota) -> None:
+    """Refuse a reservation that no backend can keep; for a quota that is about to be written, in its transaction.
+
+    Locks the rows of tenant and quota, then the ledger's of the tenant and the backend. A reservation that stays as it is is not looked at.
+
+    Raises:
+        ValidationError: its backend is not there, the tenant may not use it, or the sum would be above its cap.
+    """
+    wanted, tenant_id = (quota.reserved, quota.reserved_backend), quota.tenant_id or 0
+    if wanted == ((0, "") if quota.pk is None else _reservation(quota)):
+        return
+    tenant_services.lock_quota(tenant_id=tenant_id)
+    if quota.reserved_backend:
+        _check_usable(quota.reserved_backend, tenant_id)
+    if not quota.reserved:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [TENANT_KEY + tenant_id])
+        cursor.execute(_WHERE, [tenant_id, quota.reserved_backend])
+        backend_id = cursor.fetchall()[0][0]
+    if backend_id is not None:
+        name, cap, others = _reserved(backend_id, but=tenant_id)
+        _fit(name, cap, others + quota.reserved)
+
+
+def check_cap(*, backend_id: int, cap: int | None) -> None:
+    """Refuse a cap below what is reserved on the backend; locks its row, then the ledger's lock of it.
+
+    Raises:
+        ValidationError: with a sentence.
+    """
+    list(Backend.objects.select_for_update(no_key=True).filter(pk=backend_id).values_list("pk"))
+    name, _, reserved = _reserved(backend_id, but=0)
+    _fit(name, cap, reserved)
+
+
+def reserving_on(name: str) -> list[str]:
+    """Return the slugs of tenants whose quotas name this backend for their reserved slots: a few, which is enough for a sentence."""
+    found = Quota.objects.filter(reserved_backend=name, reserved__gt=0).order_by("tenant__slug")
+    return list(found.values_list("tenant__slug", flat=True)[:_MOST_NAMED])
+
+
+def _reservation(quota: Quota) -> tuple[int, str] | None:
+    return Quota.objects.filter(pk=quota.pk).values_list("reserved", "reserved_backend").first()
+
+
+def _check_usable(name: str, tenant_id: int) -> None:
+    backend = Backend.objects.filter(name=name).first()
+    if backend is None:
+        names = ", ".join(Backend.objects.order_by("name").values_list("name", flat=True)[:_MOST_NAMED])
+        raise ValidationError(f"There is no backend {name!r} to reserve slots on{f'; there are: {names}' if names else ''}.")
+    allowed = set(BackendAccess.objects.filter(tenant_id=tenant_id).values_list("backend_id", flat=True))
+    if allowed and backend.pk not in allowed:
+        raise ValidationError(f"The tenant may not use backend {name}, so it can reserve no slots there.")
+
+
+def _reserved(backend_id: int, *, but: int) -> tuple[str, int | None, int]:
+    """Return a backend's name, its cap, and how much of it tenants but one have reserved, under its lock."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [BACKEND_KEY + backend_id])
+        # A statement of its own: it has to see what was committed while the lock was waited for.
+        cursor.execute(_RESERVED, {"backend": backend_id, "but": but})
+        found: tuple[str, int | None, int] = cursor.fetchall()[0]
+    return found
+
+
+def _fit(name: str, cap: int | None, reserved: int) -> None:
+    if cap is not None and reserved > cap:
+        raise ValidationError(f"Reservations on backend {name} would be {reserved} slots, more than its cap of {cap}.")
 
 
 def _assign(row: Backend | Platform, values: Mapping[str, str], fields: tuple[str, ...]) -> None:

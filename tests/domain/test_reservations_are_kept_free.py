@@ -25,6 +25,7 @@ def test_what_others_reserved_stays_free_when_somebody_gets_a_slot(made: World, 
         assert backend.reservations.unused <= before.backends[key].reservations.unused
 
 
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 8)), min_size=1, max_size=4), st.integers(0, 3), st.data())
 def test_the_running_sum_is_the_sum(rows: list[tuple[int, int]], others: int, data: st.DataObject) -> None:
     kept = Reservations(dict(enumerate(rows)), others=others)

@@ -140,8 +140,8 @@ def test_a_waiter_is_promoted_into_a_burst_and_marked() -> None:
 
 
 def test_a_tenant_that_has_reached_its_limit_closes_no_burst_for_another() -> None:
-    made = world([view(10)], [tenant(1, limit=1), tenant(2, limit=1, used=1, burst=1)])
-    assert tenants_of(promote(made, queue_of(1, 3) + queue_of(2, 3))) == [1, 2]
+    made = world([view(10)], [tenant(1, limit=1), tenant(2, limit=1, used=1, burst=1)], now=10.0)
+    assert tenants_of(promote(made, queue_of(1, 3) + queue_of(2, 3, since=9))) == [1, 2]
 
 
 def test_within_a_tenant_who_came_first_goes_first_whatever_they_ask_for() -> None:

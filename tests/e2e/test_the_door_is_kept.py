@@ -73,12 +73,3 @@ def test_a_wrong_path_is_not_found(server: Server, new_tenant: NewTenant) -> Non
     with pytest.raises(InvalidStatus) as refused:
         Call(server.socket_url.replace("/ws/voice/", "/ws/else/"), new_token(new_tenant()))
     assert refused.value.response.status_code == (403 if server.kind == "daphne" else 404)
-
-
-@pytest.mark.parametrize("thing", [b"\0" * 65_537, "x" * 65_537], ids=["audio", "text"])
-def test_a_message_over_64_kib_closes(dial: Dial, new_tenant: NewTenant, thing: bytes | str) -> None:
-    call = dial(new_tenant())
-    call.start()
-    call.say(thing)
-    # Both servers count before the consumer does, which would say 4400.
-    assert call.closed() == 1009

@@ -37,7 +37,7 @@ def form(tenant: Tenant | None = None, **changes: object) -> dict[str, object]:
     """What the browser would post: the tenant, its quota as it is or by default, no member."""
     quota = Quota.objects.get(tenant=tenant) if tenant else Quota()
     values: dict[str, object] = {"name": "Acme Ltd", "slug": "acme", "status": "active"}
-    for prefix, initial in (("quota", int(tenant is not None)), ("memberships", 0), ("api_keys", 0)):
+    for prefix, initial in (("quota", int(tenant is not None)), ("overrides", 0), ("memberships", 0), ("api_keys", 0)):
         values |= {f"{prefix}-TOTAL_FORMS": int(prefix == "quota"), f"{prefix}-INITIAL_FORMS": initial}
     for name in services.quota_fields():
         number = getattr(quota, name)

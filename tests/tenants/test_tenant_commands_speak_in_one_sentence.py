@@ -41,7 +41,7 @@ def test_set_quota_changes_and_prints_the_quota_in_force() -> None:
     printed = run("set_quota", "acme", "max_concurrent_sessions=2", "idle_timeout_s=").splitlines()
     assert printed[0] == "max_concurrent_sessions=2"
     assert "idle_timeout_s=" in printed
-    assert len(printed) == 13
+    assert len(printed) == 14
     quota = Quota.objects.get()
     assert (quota.max_concurrent_sessions, quota.idle_timeout_s) == (2, None)
 

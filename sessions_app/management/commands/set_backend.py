@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from sessions_app.management.assignments import assignments
 from sessions_app.services import configuration
+from tenants.management import edits
 
 
 class Command(BaseCommand):
@@ -15,7 +16,7 @@ class Command(BaseCommand):
 
     help = (
         "Change a voice backend, or make it where there is none of this name (then provider=… is needed). "
-        "Takes effect on the next attempt. "
+        "Takes effect on the next attempt; who did it is recorded, and why with --reason. "
         f"Fields: {', '.join(configuration.BACKEND_FIELDS)}. An empty cap is unlimited, 0 is none."
     )
 
@@ -23,11 +24,13 @@ class Command(BaseCommand):
         """Name and assignments."""
         parser.add_argument("name")
         parser.add_argument("values", nargs="*", metavar="FIELD=VALUE")
+        edits.add_reason(parser)
 
     def handle(self, *_: Any, **options: Any) -> None:
         """Run."""
+        who = {"actor": edits.actor(), "note": edits.reason(options)}
         try:
-            backend, made = configuration.set_backend(name=options["name"], values=assignments(options["values"]))
+            backend, made = configuration.set_backend(name=options["name"], values=assignments(options["values"]), **who)
         except ValidationError as error:
             raise CommandError(" ".join(error.messages)) from None
         cap = "unlimited" if backend.cap is None else backend.cap

@@ -7,6 +7,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from tenants import services
 from tenants.exceptions import TenantsError
+from tenants.management import edits
+from tenants.models import Quota
 
 
 class _Formatter(DjangoHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -18,7 +20,7 @@ class Command(BaseCommand):
 
     help = (
         "Change fields of a tenant's quota, all of them or none. It takes effect with the next admission. "
-        "An empty value (FIELD=) is unlimited, 0 is none."
+        "An empty value (FIELD=) is unlimited, 0 is none. Who did it is recorded, and why with --reason."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -28,7 +30,10 @@ class Command(BaseCommand):
         parser.add_argument(
             "changes", metavar="FIELD=VALUE", nargs="+", help="a field and its new value, for example max_concurrent_sessions=25"
         )
-        parser.epilog = "fields, with the default of a new tenant:\n" + "\n".join(_line(each) for each in services.quota_fields().values())
+        edits.add_reason(parser)
+        texts = [_line(name, "", str(Quota._meta.get_field(name).help_text)) for name in services.QUOTA_TEXTS]
+        numbers = [_line(each.name, each.default, each.help_text) for each in services.quota_fields().values()]
+        parser.epilog = "fields, with the default of a new tenant:\n" + "\n".join([*numbers, *texts])
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Change them and print the quota in force."""
@@ -36,19 +41,22 @@ class Command(BaseCommand):
         for change in options["changes"]:
             name, equals, value = change.partition("=")
             if not equals:
-                raise CommandError(f"{change!r} is not FIELD=VALUE; the fields are {', '.join(services.quota_fields())}.")
+                raise CommandError(f"{change!r} is not FIELD=VALUE; the fields are {', '.join(_names())}.")
             if name in values:
                 raise CommandError(f"{name} is given twice.")
             values[name] = value
         try:
-            quota = services.set_quota(slug=options["slug"], values=values)
+            quota = services.set_quota(slug=options["slug"], values=values, actor=edits.actor(), note=edits.reason(options))
         except TenantsError as error:
             raise CommandError(str(error)) from None
-        for name in services.quota_fields():
-            number = getattr(quota, name)
-            self.stdout.write(f"{name}={'' if number is None else number}")
+        for name in _names():
+            value = getattr(quota, name)
+            self.stdout.write(f"{name}={'' if value is None else value}")
 
 
-def _line(field: services.QuotaField) -> str:
-    default = "" if field.default is None else field.default
-    return f"  {field.name + '=' + str(default):<32} {field.help_text}"
+def _names() -> list[str]:
+    return [*services.quota_fields(), *services.QUOTA_TEXTS]
+
+
+def _line(name: str, default: int | str | None, help_text: str) -> str:
+    return f"  {name + '=' + ('' if default is None else str(default)):<32} {help_text}"

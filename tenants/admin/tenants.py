@@ -1,4 +1,4 @@
-"""Tenants in Django admin: the tenant with its one quota, its members and API keys, and what other apps show beside them.
+"""The pages of tenants: the tenant with what ``inlines`` has beside it, and what other apps show there.
 
 Owns: pages to issue and to revoke a key, actions to suspend and to activate. A new key is in the answer to the form that asked for it
 and nowhere else: Django's messages would keep it in a cookie or in the session's row.
@@ -6,121 +6,23 @@ Refuses: to delete a tenant that has rows which protect it (its history), with a
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied, ValidationError
-from django.db.models import ForeignObjectRel, Model, ProtectedError, QuerySet, RestrictedError
+from django.core.exceptions import PermissionDenied
+from django.db.models import ForeignObjectRel, Model, Prefetch, ProtectedError, QuerySet, RestrictedError
 from django.db.models.deletion import PROTECT, RESTRICT
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
 
-from tenants import credentials, extensions, services
+from tenants import credentials, extensions, selectors, services
+from tenants.admin.editing import LimitsAdmin
+from tenants.admin.inlines import ApiKeyInline, MembershipInline, OverrideInline, QuotaInline
 from tenants.exceptions import TenantsError
-from tenants.models import ApiKey, Membership, Quota, Tenant
-
-if TYPE_CHECKING:  # Django's own classes take no type arguments when they run
-    TenantModelAdmin = admin.ModelAdmin[Tenant]
-    QuotaStackedInline = admin.StackedInline[Quota, Tenant]
-    MembershipTabularInline = admin.TabularInline[Membership, Tenant]
-    ApiKeyTabularInline = admin.TabularInline[ApiKey, Tenant]
-    QuotaModelForm = forms.ModelForm[Quota]
-    MembershipModelForm = forms.ModelForm[Membership]
-else:
-    TenantModelAdmin = admin.ModelAdmin
-    QuotaStackedInline = admin.StackedInline
-    MembershipTabularInline = ApiKeyTabularInline = admin.TabularInline
-    QuotaModelForm = MembershipModelForm = forms.ModelForm
-
-
-class QuotaForm(QuotaModelForm):
-    """A quota; a new one is saved also when nobody changed its defaults."""
-
-    def has_changed(self) -> bool:
-        """Whether there is something to save."""
-        return self.instance._state.adding or super().has_changed()
-
-
-class QuotaInline(QuotaStackedInline):
-    """Always exactly one."""
-
-    model = Quota
-    form = QuotaForm
-    verbose_name_plural = "Quota"
-    min_num = max_num = 1
-    extra = 0
-    can_delete = False
-    fieldsets = [
-        ("At the same time", {"fields": [("max_concurrent_sessions", "max_sessions_per_user"), ("reserved", "burst")]}),
-        ("New sessions", {"fields": [("sessions_per_minute", "user_sessions_per_minute")]}),
-        ("One session", {"fields": [("max_duration_s", "idle_timeout_s", "grace_s")]}),
-        ("Queue", {"fields": [("max_queue_length", "max_queue_wait_s"), ("priority", "weight")]}),
-    ]
-
-    def get_formset(self, request: HttpRequest, obj: Tenant | None = None, **kwargs: Any) -> Any:
-        """Refuse a form that was sent without the quota."""
-        return super().get_formset(request, obj, validate_min=True, **kwargs)
-
-
-class MembershipForm(MembershipModelForm):
-    """One member; Django leaves a constraint that spans the inline's own tenant to the database, which would answer with an error page."""
-
-    def clean(self) -> dict[str, Any] | None:
-        """Refuse a second membership of the same user with a sentence."""
-        cleaned = super().clean()
-        user = self.cleaned_data.get("user")
-        same = Membership.objects.filter(tenant_id=self.instance.tenant_id, user=user).exclude(pk=self.instance.pk)
-        if user is not None and same.exists():
-            raise ValidationError(f"{user} is a member already.")
-        return cleaned
-
-
-class MembershipInline(MembershipTabularInline):
-    """Django users who may act for the tenant."""
-
-    model = Membership
-    form = MembershipForm
-    extra = 0
-    autocomplete_fields = ["user"]
-
-
-class ApiKeyInline(ApiKeyTabularInline):
-    """Keys as they are; issuing and revoking have pages of their own."""
-
-    model = ApiKey
-    extra = 0
-    can_delete = False
-    verbose_name_plural = "API keys"
-    readonly_fields = ("key", "name", "created_at", "last_used_at", "revoked_at", "revocation")
-
-    def get_fields(self, request: HttpRequest, obj: Tenant | None = None) -> tuple[str, ...]:
-        """The way to revoke for those who may."""
-        may_revoke = request.user.has_perm("tenants.change_apikey")
-        return "key", "name", "created_at", "last_used_at", "revocation" if may_revoke else "revoked_at"
-
-    def has_add_permission(self, request: HttpRequest, obj: Tenant | None = None) -> bool:
-        """Never by a form of this page."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Tenant | None = None) -> bool:
-        """Never: a key is issued and revoked."""
-        return False
-
-    @admin.display(description="key")
-    def key(self, key: ApiKey) -> str:
-        """The part that may be shown."""
-        return str(key)
-
-    @admin.display(description="revoked")
-    def revocation(self, key: ApiKey) -> SafeString | str:
-        """When it was revoked, or the way to do it."""
-        if key.revoked_at is not None:
-            return f"{key.revoked_at:%Y-%m-%d %H:%M} UTC"
-        return format_html('<a href="{}">Revoke</a>', reverse("admin:tenants_tenant_revoke_api_key", args=[key.tenant_id, key.pk]))
+from tenants.models import ApiKey, Override, Tenant
+from tenants.selectors import Limit
 
 
 class IssueKeyForm(forms.Form):
@@ -130,7 +32,7 @@ class IssueKeyForm(forms.Form):
 
 
 @admin.register(Tenant)
-class TenantAdmin(TenantModelAdmin):
+class TenantAdmin(LimitsAdmin):
     """Who may talk, and how much."""
 
     list_display = ["slug", "name", "status", "session_limit", "created_at"]
@@ -139,17 +41,24 @@ class TenantAdmin(TenantModelAdmin):
     search_fields = ["slug", "name"]
     fields = ["name", "slug", "status", "created_at"]
     readonly_fields = ("created_at",)
-    inlines = [QuotaInline, MembershipInline, ApiKeyInline]
+    inlines = [QuotaInline, OverrideInline, MembershipInline, ApiKeyInline]
     actions = ["suspend", "activate"]
     change_form_template = "admin/tenants/tenant/change_form.html"
 
     @admin.display(description="concurrent sessions", ordering="quota__max_concurrent_sessions")
     def session_limit(self, tenant: Tenant) -> str:
-        """The limit that matters most, in the list."""
+        """The limit that matters most, in the list, with what changes it for a time."""
         quota = getattr(tenant, "quota", None)
         if quota is None:
             return "no quota"
-        return "unlimited" if quota.max_concurrent_sessions is None else str(quota.max_concurrent_sessions)
+        name = "max_concurrent_sessions"
+        changes = (each for each in getattr(tenant, "overrides_now", ()) if each.field == name)
+        return str(Limit(name, quota.max_concurrent_sessions, tuple(changes)))
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Tenant]:
+        """With the overrides that are in force."""
+        found: QuerySet[Tenant] = super().get_queryset(request)
+        return found.prefetch_related(Prefetch("overrides", selectors.overrides_in_force(), to_attr="overrides_now"))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Tenant | None = None) -> tuple[str, ...]:
         """The slug stays: scripts know the tenant by it, and a change of a key column would wait for admissions that wait for it."""
@@ -160,8 +69,15 @@ class TenantAdmin(TenantModelAdmin):
         return {"slug": ["name"]} if obj is None else {}
 
     def get_inlines(self, request: HttpRequest, obj: Tenant | None) -> list[Any]:
-        """A tenant that is being added has no keys yet."""
-        return [each for each in self.inlines if obj is not None or each is not ApiKeyInline]
+        """A tenant that is being added has no keys and no overrides yet."""
+        return [each for each in self.inlines if obj is not None or each not in {ApiKeyInline, OverrideInline}]
+
+    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
+        """Sign new overrides."""
+        if formset.model is Override:
+            for each in formset.extra_forms:
+                each.instance.created_by = request.user.get_username()
+        super().save_formset(request, form, formset, change)
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> HttpResponse:
         """Add what other apps show of this tenant."""
@@ -184,7 +100,8 @@ class TenantAdmin(TenantModelAdmin):
         self._set_status(request, tenants, Tenant.Status.ACTIVE, "Activated")
 
     def _set_status(self, request: HttpRequest, tenants: QuerySet[Tenant], status: Tenant.Status, done: str) -> None:
-        changed = [each for each in tenants if services.set_status(tenant=each, status=status)]
+        actor = request.user.get_username()
+        changed = [each for each in tenants if services.set_status(tenant=each, status=status, actor=actor)]
         for tenant in changed:
             self.log_change(request, tenant, f"{done}.")
         names = ", ".join(each.slug for each in changed)
@@ -236,7 +153,7 @@ class TenantAdmin(TenantModelAdmin):
         return request.user.has_perm(f"tenants.{permission}")
 
     def _tenant(self, request: HttpRequest, tenant_id: int, permission: str) -> Tenant:
-        tenant = self.get_object(request, str(tenant_id))
+        tenant: Tenant | None = self.get_object(request, str(tenant_id))
         if not self.has_view_permission(request, tenant) or not self._may(request, permission):
             raise PermissionDenied
         if tenant is None:
