@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 PROMOTE_S: Final = 1.0  # how often somebody looks whether a waiter could start by now
 LOOK_S: Final = 1.0  # how often the node asks what became of its sessions
-LOOK_PAUSE_S: Final = 0.05  # between two looks at least
+LOOK_PAUSE_S: Final = 0.1  # between two looks at least
 BATCHER_STOP_S: Final = 1.0
 DATABASE_PATIENCE_S: Final = 1.0  # on the way out
 MAX_IDS: Final = 20  # former ids that are remembered

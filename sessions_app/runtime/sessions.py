@@ -22,6 +22,7 @@ from sessions_app.selectors.places import Standing
 from sessions_app.services.exceptions import VoiceError
 from sessions_app.services.tokens import Claims
 
+PLACES_SHARE: Final = 10  # a look at the queue is followed by this many times as long without one
 MAX_SESSIONS: Final = 10_000  # many times what one process can carry; a bound on memory, not on capacity
 
 
@@ -33,6 +34,7 @@ class Sessions:
         self._find = find
         self._runners: dict[UUID, SessionRunner] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._places_at = 0.0
 
     def __len__(self) -> int:
         return len(self._runners)
@@ -130,11 +132,19 @@ class Sessions:
             # A client that came back here while the question was on its way has changed the answer.
             if runner is not None and not runner.over and runner.connection == asked[fate.session_id]:
                 await _act(runner, fate)
+        await self._look_at_places(places)
+
+    async def _look_at_places(self, places: Callable[[list[UUID]], Awaitable[Mapping[UUID, Standing]]]) -> None:
+        """Tell those who wait where they stand. A long queue is looked at less often, so that this takes a small share of the process."""
         waiting = [session_id for session_id, runner in self._runners.items() if runner.waits]
-        if waiting:
-            for session_id, standing in (await places(waiting)).items():
-                if (placed := self._runners.get(session_id)) is not None:
-                    placed.placed(standing.position, standing.estimated_wait_s)
+        began = asyncio.get_running_loop().time()
+        if not waiting or began < self._places_at:
+            return
+        for session_id, standing in (await places(waiting)).items():
+            if (placed := self._runners.get(session_id)) is not None:
+                placed.placed(standing.position, standing.estimated_wait_s)
+        now = asyncio.get_running_loop().time()
+        self._places_at = now + PLACES_SHARE * (now - began)
 
     def promoted(self, promoted: Sequence[Promoted]) -> None:
         """Tell those who waited here that they have a slot."""
