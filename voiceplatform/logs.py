@@ -78,6 +78,11 @@ def is_error(record: logging.LogRecord) -> bool:
     return bool(record.exc_info)
 
 
+def is_no_strangers_noise(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's is not one that any client can have written as often as it likes."""
+    return not str(record.msg).startswith("Invalid UTF-8 sequence")
+
+
 def configuration(*, level: str, plain: bool) -> dict[str, Any]:
     """Return the ``dictConfig`` for Django's LOGGING: everything goes to standard output, one handler, redacted."""
     quiet = {"level": "WARNING"}
@@ -85,7 +90,10 @@ def configuration(*, level: str, plain: bool) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": f"{__name__}.{'PlainFormatter' if plain else 'JsonFormatter'}"}},
-        "filters": {"errors": {"()": "django.utils.log.CallbackFilter", "callback": is_error}},
+        "filters": {
+            "errors": {"()": "django.utils.log.CallbackFilter", "callback": is_error},
+            "noise": {"()": "django.utils.log.CallbackFilter", "callback": is_no_strangers_noise},
+        },
         "handlers": {"out": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "line"}},
         "root": {"handlers": ["out"], "level": level},
         "loggers": {
@@ -93,7 +101,7 @@ def configuration(*, level: str, plain: bool) -> dict[str, Any]:
             "django.server": {"handlers": [], **quiet, "propagate": True},
             "django.request": {"level": "ERROR", "filters": ["errors"]},
             "uvicorn.access": {"handlers": [], **quiet, "propagate": True},
-            "uvicorn.error": {"handlers": [], **quiet, "propagate": True},
+            "uvicorn.error": {"handlers": [], **quiet, "propagate": True, "filters": ["noise"]},
             "celery.app.trace": quiet,
             "celery.worker.strategy": quiet,
             "celery.beat": quiet,

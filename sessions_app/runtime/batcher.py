@@ -24,7 +24,7 @@ from psycopg import Connection
 
 from sessions_app.domain.operations import Admit, Admitted, End, Move, Operation, Promote, Promoted, Result, Resume, Resumed, Step, Suspend
 from sessions_app.runtime import telemetry
-from sessions_app.services.connections import open_connection
+from sessions_app.services.connections import NoAnswer, open_connection
 from sessions_app.services.exceptions import Overloaded, Unavailable
 from sessions_app.services.ledger import MAX_BATCH, RETRYABLE, Ledger
 
@@ -143,7 +143,7 @@ class Batcher:
 
     def _open(self) -> bool:
         try:
-            self._connection = open_connection(name="voiceplatform ledger")
+            self._connection = open_connection(name="voiceplatform ledger", impatient=True)
         except psycopg.Error as error:
             if self._away_since is None:
                 logger.error("the database is away: %s", type(error).__name__)  # noqa: TRY400 - told once, no traceback
@@ -174,7 +174,7 @@ class Batcher:
         for asked in refused:
             _refuse(asked, Unavailable())
 
-    def _apply(self, batch: list[_Asked]) -> None:
+    def _apply(self, batch: list[_Asked]) -> None:  # noqa: PLR0912 - one branch for each way that it can fail
         """Apply a batch; the same again after a lost connection or a time-out, since it may or may not have been committed."""
         for attempt in range(1, MAX_TRIES + 1):
             if not batch:
@@ -190,6 +190,8 @@ class Batcher:
             except psycopg.OperationalError as error:
                 logger.warning("the ledger's connection was lost: %s", type(error).__name__)
                 self._disconnect()
+                if isinstance(error, NoAnswer):
+                    break  # another try would hang as long, with everybody waiting behind it
             except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are answered
                 if self._connection is None or self._connection.closed:
                     self._disconnect()

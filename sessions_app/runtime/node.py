@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
@@ -51,6 +52,7 @@ class NodeRuntime:
         self.batcher = Batcher()
         self.draining = False
         self._stopping = False
+        self._beat_at = 0.0  # when the database last took a heartbeat, by the monotonic clock
         self.ids = [self.id]  # every id that this process has had, the present one last
         self.on_lost: list[Callable[[UUID], Awaitable[None]]] = []
         self.on_stop: list[Callable[[bool], Awaitable[None]]] = []
@@ -122,12 +124,13 @@ class NodeRuntime:
         self._look_now.set()
 
     def ready(self) -> bool:
-        """Whether a session could be admitted here now; asks the database.
+        """Whether a session could be admitted here now; asks the database, unless that has not answered for so long that it is away.
 
         Raises:
             django.db.Error: the database is away.
         """
-        if not self._registered or self.draining or not self.batcher.connected:
+        fresh = time.monotonic() - self._beat_at < settings.VOICE_LEASE_S
+        if not self._registered or self.draining or not self.batcher.connected or not fresh:
             return False
         return health.backend_can_be_used(stale_s=settings.VOICE_PROBE_STALE_S)
 
@@ -149,9 +152,11 @@ class NodeRuntime:
     async def _beat(self) -> None:
         if not self._registered:
             await in_thread(nodes.register, node_id=self.id, name=self.name, pid=os.getpid())
-            self._registered = True
+            self._registered, self._beat_at = True, time.monotonic()
             return
-        if await in_thread(nodes.beat, node_id=self.id):
+        alive = await in_thread(nodes.beat, node_id=self.id)
+        self._beat_at = time.monotonic()
+        if alive:
             return
         logger.warning("this node was taken for lost and becomes a new one", extra={"node": str(self.id)})
         was, fresh = self.id, uuid4()

@@ -11,7 +11,6 @@ from sessions_app.domain.states import MEANINGS, Reason
 NORMAL: Final = 1000
 GOING_AWAY: Final = 4012  # connect again, perhaps elsewhere
 MALFORMED: Final = 4400  # malformed message or audio, repeated; or no session.start in time
-NOT_FOUND: Final = 4404  # nothing is served at this path
 REPLACED: Final = 4409  # by a newer connection of the same session
 
 

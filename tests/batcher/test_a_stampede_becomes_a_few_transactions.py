@@ -27,7 +27,10 @@ async def test_a_lone_caller_is_answered_in_a_transaction_of_its_own(batcher: Ba
     assert transactions(sql) == 2
 
 
-async def test_500_callers_at_once_are_answered_rightly_in_few_transactions(batcher: Batcher, sql: psycopg.Connection[Any]) -> None:
+async def test_500_callers_at_once_are_answered_rightly_in_few_transactions(
+    batcher: Batcher, sql: psycopg.Connection[Any], settings: Any
+) -> None:
+    settings.VOICE_REFUSALS_RECORDED_PER_S = CALLERS
     await in_thread(make_backend, cap=None)
     tenant = await in_thread(make_tenant, max_concurrent_sessions=100, sessions_per_minute=None)
     answers: list[Admitted] = await asyncio.gather(*(batcher.submit(admit(tenant, f"user {n}")) for n in range(CALLERS)))

@@ -100,7 +100,7 @@ def heard(call: Call) -> tuple[Counter[str], int]:
     kinds: Counter[str] = Counter()
     while not isinstance(thing := call.hear(), Closed):
         if isinstance(thing, dict):
-            kinds[thing.get("code", thing["type"])] += 1
+            kinds[thing["code"] if "code" in thing else thing["type"]] += 1
     return kinds, thing.code
 
 

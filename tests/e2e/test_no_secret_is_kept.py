@@ -125,7 +125,8 @@ def _be_hostile(dial: Callable[..., Call], tenant: Tenant) -> list[str]:
     token = new_token(tenant)
     call = dial(token=token)
     resume = call.start()["resume_token"]
-    for message in [*MESSAGES, json.dumps({"type": token, token: token}), SAID[:-1], SAID.hex()]:
+    wrong: list[str | bytes] = [*MESSAGES, json.dumps({"type": token, token: token}), SAID[:-1], SAID.hex()]
+    for message in wrong:
         call.say(message)
         call.message("error")
     call.say(SAID * 69)  # more than 64 KiB
@@ -136,12 +137,13 @@ def _be_hostile(dial: Callable[..., Call], tenant: Tenant) -> list[str]:
 
 def _let_the_backend_fail(dial: Callable[..., Call], tenant: Tenant) -> None:
     name = backend_of(tenant).name
-    for options in ({"die_after_ms": 50}, {"pipeline_error_after_ms": 50}):
-        manage("set_backend", name, f"options={json.dumps(options)}")
+    for option in ("die_after_ms", "pipeline_error_after_ms", "absent_after_ms"):
+        manage("set_backend", name, f"options={json.dumps({option: 50})}")
         call = dial(tenant, "bob")
         call.start()
         call.message("session.ended")
-    for options in ({"fail_open": True, "fail_probe": True}, {"nonsense": 1}):
+    wrong: tuple[dict[str, object], ...] = ({"fail_open": True, "fail_probe": True}, {"nonsense": 1})
+    for options in wrong:
         _configure(tenant, options)
         dial(tenant, "bob").refused()
     _configure(tenant, {"fail_probe": True})

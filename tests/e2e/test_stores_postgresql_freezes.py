@@ -10,7 +10,7 @@ from sessions_app.models import Node
 from tenants.models import Tenant
 from tests.e2e import private_stores
 from tests.e2e.client import Call
-from tests.e2e.private_stores import clean, frozen, is_ready, talks
+from tests.e2e.private_stores import clean, frozen, is_ready, refused_at_once, talks
 from tests.e2e.rows import over, slots, states
 from tests.e2e.server import Server, wait_until
 from voiceplatform.embedded import Postgres
@@ -69,4 +69,23 @@ def test_audio_goes_on_nothing_is_lost_and_what_ended_meanwhile_is_written(
         call.stop()
         assert states(each) == ["starting", "active", "ended"]
     assert slots(tenant) == 1
+    clean()
+
+
+def test_attempts_are_refused_in_bounded_time_and_then_at_once(
+    postgres: Postgres, server: Server, dial: Dial, new_tenant: NewTenant
+) -> None:
+    tenant = new_tenant()
+    live = dial(tenant)
+    live.start()
+    first, *rest = [dial(tenant, f"user-{number}") for number in range(4)]
+    with frozen(postgres):
+        refusal, code = first.refused()
+        assert (refusal["code"], code) == ("unavailable", 4013)
+        for call in rest:
+            refused_at_once(call)
+        talks(live)
+    is_ready(server)
+    dial(tenant, "late").start()
+    wait_until(lambda: slots(tenant) == 2)
     clean()
