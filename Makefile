@@ -8,7 +8,7 @@ CHECK_ENV = SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(
 	VOICE_SECRET_KEYS=$$($(PY) -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check clean venv venv-run venv-test
+.PHONY: help run test bench check clean venv venv-run venv-test venv-bench
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile | while IFS='	' read -r name text; do printf '  make %-6s %s\n' "$$name" "$$text"; done
@@ -18,6 +18,9 @@ run: venv-run  ## start the whole platform here; Ctrl-C stops it (PORT=8001, WEB
 
 test: venv-test  ## run all tests, on real PostgreSQL and Valkey (PYTEST_ARGS adds arguments)
 	@$(find_browser); exec $(PY) -m pytest -n 2 $(PYTEST_ARGS)
+
+bench: venv-bench  ## measure: NAME=crowd runs a benchmark, with ARGS; without NAME it lists them
+	@exec $(PY) -m benchmarks.run $(NAME) $(ARGS)
 
 check: venv-test  ## lint, types, layers, templates, deployment settings, migrations
 	$(PY) -m ruff check .
@@ -41,6 +44,9 @@ venv-run:
 
 venv-test:
 	@$(LOCKED) $(MAKE) --no-print-directory venv WANTED="requirements.txt tests/requirements.txt"
+
+venv-bench:
+	@$(LOCKED) $(MAKE) --no-print-directory venv WANTED="requirements.txt tests/requirements.txt benchmarks/requirements.txt"
 
 # Installed again when what is wanted differs from what was installed; the last file named brings the others in.
 venv:

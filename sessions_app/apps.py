@@ -17,5 +17,5 @@ class SessionsAppConfig(AppConfig):
         from tenants import extensions
 
         extensions.register_panel("In use now", admin.live_use_panel)
-        extensions.register_panel("Last changes of its limits", admin.changes_panel)
+        extensions.register_panel("Last changes of its limits", admin.changes_panel, below=True)
         extensions.register_quota_validator(configuration.check_reservation)

@@ -23,19 +23,20 @@ REFUSED_STATE: Final = "VP003"  # a trigger raises it with a sentence for whoeve
 
 @dataclass(frozen=True)
 class Panel:
-    """A titled piece of HTML on the admin page of a saved tenant, above its quota."""
+    """A titled piece of HTML on the admin page of a saved tenant, above its quota, or below all that is edited there."""
 
     title: str
     render: Callable[["Tenant"], SafeString]
+    below: bool = False
 
 
 _panels: dict[str, Panel] = {}
 _quota_validators: list[QuotaValidator] = []
 
 
-def register_panel(title: str, render: Callable[["Tenant"], SafeString]) -> None:
+def register_panel(title: str, render: Callable[["Tenant"], SafeString], *, below: bool = False) -> None:
     """Show ``render(tenant)`` on every tenant's admin page; the same title again replaces the panel."""
-    _panels[title] = Panel(title, render)
+    _panels[title] = Panel(title, render, below)
 
 
 def unregister_panel(title: str) -> None:

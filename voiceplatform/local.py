@@ -276,7 +276,7 @@ def _start_services(supervisor: Supervisor, place: Place, listener: socket.socke
     supervisor.add(
         *(
             Program(name, command, supervisor, folder=BASE_DIR, additions=additions, patience_s=patience_s)
-            for name, command, patience_s in (("beat", beat, 5.0), ("worker", worker, 10.0))
+            for name, command, patience_s in (("worker", worker, 10.0), ("beat", beat, 5.0))
         )
     )
     serve = [sys.executable, "-m", "voiceplatform.web", "--server", place.server, "--fd", str(listener.fileno())]

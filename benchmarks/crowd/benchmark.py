@@ -6,6 +6,7 @@ each of their frames comes back (``talkers`` says what late is), how many never 
 
 import argparse
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +17,9 @@ from benchmarks.harness.servers import Sample, WebServer
 from benchmarks.harness.stage import Stage
 from benchmarks.harness.workers import Message, Worker
 
-SUMMARY: Final = "20 talking clients beside 1,000 silent and 50 hostile ones: how late is each frame? On uvicorn and daphne, in two minutes."
+SUMMARY: Final = (
+    "20 talking clients beside 1,000 silent and 50 hostile ones: how late is each frame? On uvicorn and daphne, in two minutes."
+)
 SERVERS: Final = ("uvicorn", "daphne")
 HOSTILE: Final = tuple(NAMES)
 DELAY_MS: Final = 0  # the backend gives audio back at once: what is late is the platform's doing
@@ -54,10 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--talkers", type=int, default=20, metavar="N")
     parser.add_argument("--silent", type=int, default=1000, metavar="N")
     parser.add_argument("--hostile", type=int, default=50, metavar="N")
-    parser.add_argument("--alone-s", type=float, default=10.0, metavar="S", help="how long they talk alone (default 10)")
-    parser.add_argument("--beside-s", type=float, default=20.0, metavar="S", help="how long beside the crowd (default 20)")
+    parser.add_argument("--alone-s", type=float, default=8.0, metavar="S", help="how long they talk alone (default 8)")
+    parser.add_argument("--beside-s", type=float, default=18.0, metavar="S", help="how long beside the crowd (default 18)")
     parser.add_argument("--kind", choices=HOSTILE, action="append", help="only this kind of harm; may be given again")
     parser.add_argument("--pause-ms", type=float, default=0.0, metavar="MS", help="before a hostile one comes back (default 0)")
+    parser.add_argument("--no-plot", action="store_true", help="leave the last plot as it is")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -73,8 +77,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             print(f"{server} done; {report.load()}", flush=True)
         found = stage.discrepancies()
     print(_tables(runs))
-    path = plots.save("crowd", lambda axes: _draw(axes, runs), panels=2)
-    print(f"\nplot: {path.relative_to(plots.RESULTS.parent.parent)}" if path else "\nno plot: matplotlib is not installed")
+    if not options.no_plot:
+        plots.say(plots.save("crowd", lambda axes: _draw(axes, runs), panels=2))
     for sentence in found:
         print(sentence)
     return {each.server: _figures(each) for each in runs} | {"capacity_clean": not found}
@@ -201,7 +205,7 @@ def _figures(each: Run) -> dict[str, Any]:
         "frames": len(beside),
         "late_over_100ms": _over(each.beside),
         "lost": _lost(each.alone) + _lost(each.beside),
-        "talkers_cut": sum(code != 1000 for code in each.codes),
+        "talkers_cut": dict(Counter(str(code) for code in each.codes if code != 1000)),
         "rss_mb_before": report.figure(each.before.rss_mb),
         "rss_mb_most": report.figure(each.most_rss_mb),
         "rss_mb_after": report.figure(each.after.rss_mb),

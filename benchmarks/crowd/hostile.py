@@ -175,7 +175,7 @@ async def forged(door: Door) -> int:
 async def unsigned(door: Door) -> int:
     """A good token without a signature, refused over HTTP."""
     claims = jwt.decode(door.token(), options={"verify_signature": False})
-    return await answer(await door.open(jwt.encode(claims, None, algorithm="none"), path="/ws/voice/?refuse=http"))
+    return await answer(await door.open(jwt.encode(claims, "", algorithm="none"), path="/ws/voice/?refuse=http"))
 
 
 async def expired(door: Door) -> int:

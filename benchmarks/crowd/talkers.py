@@ -1,14 +1,16 @@
 """The client process of those who talk: 20 ms frames of 24 kHz PCM, 50 a second each, and when each one came back.
 
-Lateness is from when a frame should have come back to when it was read here, in ms. The loopback backend gives audio back ``delay`` after it
-came, at the pace of speech: a frame is due ``delay`` after it was sent, but not before the one ahead of it has been spoken. The due time is
-reckoned from the times of sending alone, so that what the client itself did late is not held against the server, and all else is: way,
-server, backend, way back, and this process's own delay in reading, which ``lag`` shows (how late it was in sending).
+Lateness is from when a frame should have come back to when it was read here, in ms. The loopback backend gives audio back ``delay``
+after it came, at the pace of speech: a frame is due ``delay`` after it was sent, but not before the one ahead of it has been spoken. The
+due time is reckoned from the times of sending alone: what the client itself did late is not held against the server, but all else is, on
+the way, in server and backend, on the way back, and in this process while it was kept from reading. ``lag`` shows the last: how late it
+was in sending.
 """
 
 import asyncio
 import json
 import time
+from contextlib import suppress
 from typing import Final
 
 from benchmarks.harness.stage import mint
@@ -32,6 +34,7 @@ class Talker:
         self.lag: list[float] = []
         self.back: dict[int, float] = {}
         self.doubled = 0
+        self.complete = asyncio.Event()
         self._wire: Wire | None = None
         self._next = 0.0
         self._talking = False
@@ -51,11 +54,12 @@ class Talker:
         asyncio.get_running_loop().call_later(at - time.monotonic(), self._speak)
 
     def hush(self) -> None:
-        """Speak no more."""
+        """Speak no more; ``complete`` is set once all is back."""
         self._talking = False
+        self._look()
 
     async def leave(self) -> int:
-        """End the session and return the close code."""
+        """End the session and return the close code; that of the server where it has ended it already."""
         assert self._wire is not None
         self._wire.say('{"type": "session.stop"}')
         try:
@@ -94,6 +98,12 @@ class Talker:
         if number in self.back:
             self.doubled += 1
         self.back[number] = time.monotonic()
+        if not self._talking:
+            self._look()
+
+    def _look(self) -> None:
+        if len(self.back) >= len(self.sent):
+            self.complete.set()
 
 
 async def main(parent: Parent) -> None:
@@ -111,9 +121,9 @@ async def main(parent: Parent) -> None:
         marks.append((time.monotonic(), message["phase"]))
     for talker in talkers:
         talker.hush()
-    until = time.monotonic() + OUTSTANDING_S
-    while time.monotonic() < until and any(len(each.back) < len(each.sent) for each in talkers):
-        await asyncio.sleep(FRAME_S)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(OUTSTANDING_S):
+            await asyncio.gather(*(each.complete.wait() for each in talkers))
     codes = await asyncio.gather(*(each.leave() for each in talkers))
     parent.tell("result", phases=_by_phase(talkers, marks, told["delay_ms"] / 1000), codes=codes, doubled=sum(t.doubled for t in talkers))
 

@@ -28,7 +28,7 @@ class Neighbours:
 def _busy_s() -> float:
     times = psutil.cpu_times()._asdict()
     # Guests' time is part of the users'.
-    return sum(seconds for name, seconds in times.items() if name not in {"idle", "iowait", "guest", "guest_nice"})
+    return float(sum(seconds for name, seconds in times.items() if name not in {"idle", "iowait", "guest", "guest_nice"}))
 
 
 def _ours_s() -> float:

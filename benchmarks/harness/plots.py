@@ -11,6 +11,11 @@ from typing import Any, Final
 RESULTS: Final = Path(__file__).resolve().parent.parent / "results"
 
 
+def say(path: Path | None) -> None:
+    """Print where the plot is."""
+    print(f"\nplot: {path.relative_to(RESULTS.parent.parent)}" if path else "\nno plot: matplotlib is not installed")
+
+
 def save(name: str, draw: Callable[[Any], None], *, panels: int = 1, width: float = 7.0, height: float = 4.5) -> Path | None:
     """Draw a plot and return its file; None where there is no matplotlib.
 

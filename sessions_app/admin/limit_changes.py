@@ -82,9 +82,8 @@ class LimitChangeAdmin(ReadOnlyAdmin):
     def changed(self, row: LimitChange) -> SafeString | str:
         """One line a field."""
         change = _change(row)
-        return (
-            change.told if change.made else format_html_join(format_html("<br>"), "{}", ((each,) for each in change.fields)) or change.told
-        )
+        lines = format_html_join("", "<div>{}</div>", ((each,) for each in change.fields))
+        return change.told if change.made or not lines else lines
 
     @admin.display(description="why")
     def why(self, row: LimitChange) -> str:
@@ -106,12 +105,12 @@ def last_changes(*, scope: str, ref: int, name: str) -> SafeString:
     changes = limit_changes.latest(scope=scope, ref=ref)
     lines = format_html_join(
         "",
-        "<li>{} UTC, <strong>{}</strong>: {}{}</li>",
+        "<p>{} UTC, <strong>{}</strong>: {}{}</p>",
         ((f"{each.at:%Y-%m-%d %H:%M:%S}", each.who, _line(each), f" “{each.why}”" if each.why else "") for each in changes),
     )
     address = reverse("admin:sessions_app_limitchange_changelist")
     return format_html(
-        '<ul class="limit-changes">{}</ul><p><a href="{}?scope={}&amp;q={}">All of them</a></p>', lines, address, scope, name
+        '<div class="limit-changes">{}</div><p><a href="{}?scope={}&amp;q={}">All of them</a></p>', lines, address, scope, name
     )
 
 
@@ -121,4 +120,6 @@ def changes_panel(tenant: Tenant) -> SafeString:
 
 
 def _line(change: Change) -> str:
-    return change.told if change.what.startswith("quota") and not change.made else f"{change.what.split(' of ')[0]} {change.told}"
+    """Leave out whose it is, which the page says, and what it is where that is what the page is about."""
+    kind = change.what.partition(" ")[0]
+    return change.told if kind in {"quota", "backend"} and not change.made else f"{kind} {change.told}"

@@ -52,6 +52,4 @@ def fates(*, waits: Mapping[UUID, bool], node_ids: Collection[UUID]) -> list[Fat
         return []
     with connection.cursor() as cursor:
         cursor.execute(_FATES, {"sessions": list(waits), "waits": list(waits.values()), "nodes": list(node_ids)})
-        return [
-            Fate(row[0], row[1], row[2], bool(row[3]), Reason(row[4]) if row[4] else None, row[5], row[6]) for row in cursor.fetchall()
-        ]
+        return [Fate(row[0], row[1], row[2], bool(row[3]), Reason(row[4]) if row[4] else None, row[5], row[6]) for row in cursor.fetchall()]

@@ -97,7 +97,9 @@ def look(cursor: Any, *, tenants: Collection[int] = (), users: Sequence[tuple[in
     )
     cursor.execute(world.WAITERS, {"absent": True, "waiters": MOST})
     rows = cursor.fetchall()
-    cursor.execute(_RELEASES, {"most": MOST_EVENTS, "over": RELEASES_OVER_S, "slots": sorted(SLOT_STATES), "over_states": sorted(FINAL_STATES)})
+    cursor.execute(
+        _RELEASES, {"most": MOST_EVENTS, "over": RELEASES_OVER_S, "slots": sorted(SLOT_STATES), "over_states": sorted(FINAL_STATES)}
+    )
     releases = cursor.fetchall()
     scene.world.user_used.update({(row[1], row[2]): row[12] for row in rows if row[12] is not None})
     return Queues(now, scene, [world.waiting(row, now).waiter for row in rows], releases)

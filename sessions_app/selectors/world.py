@@ -5,6 +5,7 @@ in the queue) without, in a transaction of their own that sets ``voice.tenants``
 Refuses: locks, and writing. Limits: of each tenant's waiters the first few, of all tenants' waiters those whose tenants are asked for.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,8 +21,8 @@ from sessions_app.domain.reservations import Reservations
 MARK: Final = """
 SELECT set_config('voice.tenants', %(tenants)s, true), set_config('voice.asking', %(tenants)s, true),
        set_config('voice.now', clock_timestamp()::text, true)::timestamptz"""
-_TENANTS: Final = "unnest(string_to_array(current_setting('voice.tenants'), ',')::bigint[])"
-_ASKING: Final = "unnest(string_to_array(current_setting('voice.asking'), ',')::bigint[])"
+LOCKED_TENANTS: Final = "unnest(string_to_array(current_setting('voice.tenants'), ',')::bigint[])"
+ASKING_TENANTS: Final = "unnest(string_to_array(current_setting('voice.asking'), ',')::bigint[])"
 _NOW: Final = "current_setting('voice.now')::timestamptz"
 
 TENANTS: Final = f"""
@@ -32,7 +33,7 @@ SELECT t.id, t.status, q.max_concurrent_sessions, q.max_sessions_per_user, q.max
        (SELECT jsonb_object_agg(o.field, o.change) FROM (
             SELECT field, sum(change) AS change FROM tenants_override
             WHERE tenant_id = t.id AND ends_at > {_NOW} AND starts_at <= {_NOW} GROUP BY field) AS o)
-FROM {_TENANTS} AS wanted(id) JOIN tenants_tenant t USING (id) JOIN tenants_quota q ON q.tenant_id = t.id
+FROM {LOCKED_TENANTS} AS wanted(id) JOIN tenants_tenant t USING (id) JOIN tenants_quota q ON q.tenant_id = t.id
 LEFT JOIN sessions_app_capacity c ON c.scope = 'tenant' AND c.ref = t.id"""  # noqa: S608 - of constants
 BACKENDS: Final = """
 SELECT b.id, b.name, b.provider, b.cap, b.weight, b.enabled, b.draining, b.pipelines, b.transports, coalesce(c.active, 0), c.id IS NOT NULL,
@@ -58,11 +59,13 @@ FROM tenants_quota q CROSS JOIN LATERAL (SELECT voice_reserved_on(q.tenant_id, q
 WHERE q.reserved > 0 AND place.id IS NOT NULL"""
 WAITER_COLUMNS: Final = """w.session_id, w.tenant_id, w."user", w.pipeline, w.transport, w.backend_name, w.node_id, w.since, w.place,
        w.absent_until, w.generation, w.resume_floor"""
-# The first of each tenant that asks; where the number of a user's sessions matters, that too.
+# Where the number of a user's sessions matters, that too.
+WAITER_AND_USER: Final = f"""{WAITER_COLUMNS}, CASE WHEN q.max_sessions_per_user IS NOT NULL THEN
+       (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = w.tenant_id AND s."user" = w."user") END"""  # noqa: S608 - of constants
+# The first of each tenant that asks.
 WAITERS: Final = f"""
-SELECT {WAITER_COLUMNS}, CASE WHEN q.max_sessions_per_user IS NOT NULL THEN
-       (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = w.tenant_id AND s."user" = w."user") END
-FROM {_ASKING} AS t(id) JOIN tenants_quota q ON q.tenant_id = t.id
+SELECT {WAITER_AND_USER}
+FROM {ASKING_TENANTS} AS t(id) JOIN tenants_quota q ON q.tenant_id = t.id
 JOIN sessions_app_capacity c ON c.scope = 'tenant' AND c.ref = t.id AND c.queued > 0
 CROSS JOIN LATERAL (SELECT * FROM sessions_app_waiter w WHERE w.tenant_id = t.id AND (w.absent_until IS NULL OR %(absent)s)
                     ORDER BY w.since, w.place LIMIT %(waiters)s) AS w"""  # noqa: S608 - of constants
@@ -160,14 +163,18 @@ def read(cursor: Any, *, now: datetime, stale_s: float, user_tenants: Sequence[i
     """
     who = {"user_tenants": list(user_tenants), "users": list(users)}
 
-    def rows(statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+    def rows(statement: str, parameters: Any = None, *, of_json: Sequence[int] = ()) -> list[list[Any]]:
         cursor.execute(statement, parameters)
-        return list(cursor.fetchall())
+        # Django's connections leave JSON as text.
+        return [
+            [json.loads(value) if index in of_json and value is not None else value for index, value in enumerate(row)]
+            for row in cursor.fetchall()
+        ]
 
     return scene(
         now=now,
-        tenants=rows(TENANTS),
-        backends=rows(BACKENDS, (stale_s,)),
+        tenants=rows(TENANTS, of_json=(18,)),
+        backends=rows(BACKENDS, (stale_s,), of_json=(7, 8)),
         platform=rows(PLATFORM)[0],
         users=rows(USERS, who),
         rates=rows(RATES, who),

@@ -96,12 +96,12 @@ class Ledger:
             "promote": batch.promotes,
             "queues": batch.queues,
             "waiters": batch.waiters,
-            "absent": False,
         }
         with connection.pipeline():
             connection.execute("BEGIN")
             connection.execute(sql.SETTINGS, (str(LOCK_TIMEOUT_MS), str(STATEMENT_TIMEOUT_MS), str(IDLE_TIMEOUT_MS)))
             locked = connection.execute(sql.LOCK_TENANTS, who)
+            connection.execute(sql.ASKING, who)
             locked_backends = connection.execute(sql.LOCK_BACKENDS, who)
             connection.execute(sql.LOCK_PLATFORM if self._platform_capped else sql.LOCK_PLATFORM_SHARED)
             sequence = connection.execute(sql.SEQUENCE)
@@ -114,7 +114,7 @@ class Ledger:
             users = connection.execute(world.USERS, who)
             rates = connection.execute(world.RATES, who)
             reservations = connection.execute(world.RESERVATIONS)
-            waiters = connection.execute(world.WAITERS, who) if batch.promotes else None
+            waiters = connection.execute(sql.WAITERS, who) if batch.promotes else None
         seq, now = sequence.fetchall()[0]
         scene = world.scene(
             now=now,
@@ -127,10 +127,11 @@ class Ledger:
             usable={row[0] for row in locked_backends.fetchall()},
         )
         first = waiters.fetchall() if waiters is not None else []
-        scene.world.user_used.update({(row[1], row[2]): row[12] for row in first if row[12] is not None})
-        waiting = {row[0]: world.waiting(row, now) for row in (*first, *own_waiters.fetchall())}
+        every = [*first, *own_waiters.fetchall()]
+        scene.world.user_used.update({(row[1], row[2]): row[12] for row in every if row[12] is not None})
+        waiting = {row[0]: world.waiting(row, now) for row in every}
         held = ledger_world.held(slots.fetchall())
-        locked_tenants = set(locked.fetchall()[0][2] or ())
+        locked_tenants = set(locked.fetchall()[0][1] or ())
         return Loaded(
             seq=seq,
             now=now,
@@ -138,6 +139,7 @@ class Ledger:
             known=ledger_world.known(sessions.fetchall()),
             held=held,
             waiting=waiting,
+            seen_to=ledger_world.seen_to([waiting[row[0]] for row in first], batch.waiters),
             unlocked=any(each.tenant_id not in locked_tenants for each in held.values())
             or any(each.attempt.tenant_id not in locked_tenants for each in waiting.values()),
         )

@@ -1,10 +1,12 @@
 """One batch of the ledger between its two round trips: what was loaded, what is decided, what is to be written.
 
 Owns: the order. Releases come first, then who waits, then moves and attempts, so that a slot freed in this batch is given in it, and
-to whom it belongs. Pure: no connection is in sight, which keeps the network out of the time that the locks are held.
+to whom it belongs; what these free in their turn goes to who waits then. Pure: no connection is in sight, which keeps the network
+out of the time that the locks are held.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
@@ -97,15 +99,19 @@ class Batch:
             if not isinstance(operation, Admit | Move | Promote) and operation.session_id not in asking:
                 results[index] = _live_on(life, operation)
         self._let_waiters_in(life)
+        late = False
         for index, operation in enumerate(self.operations):
             if isinstance(operation, Move):
-                results[index] = self._move(operation)
+                moved = results[index] = self._move(operation)
+                late |= moved.verdict.admitted
             elif isinstance(operation, Admit):
                 results[index] = self._admit(operation)
             elif isinstance(operation, Promote):
                 results[index] = bool(self.promoted)
             elif index not in results:
-                results[index] = _live_on(life, operation)
+                results[index], late = _live_on(life, operation), True
+        if late:  # something was freed, or came back, behind the promotions
+            self._let_waiters_in(life)
         for key in sorted(self._world.spent_rates):
             self._book.spent(key, self._world.rates[key])
         self._book.close(loaded.scene.counters)
@@ -115,7 +121,7 @@ class Batch:
     def _let_waiters_in(self, life: Life) -> None:
         if not self.promotes:
             return
-        waiters = [_as_it_is(each) for each in self._loaded.waiting.values() if not each.over]
+        waiters = [_as_it_is(each) for each in self._loaded.waiting.values() if not each.over and self._loaded.in_view(each)]
         for waiter in queueing.suspended(self._world, waiters):
             life.step(End(waiter.attempt.session_id, Reason.TENANT_SUSPENDED))
         for promotion in queueing.promote(self._world, waiters):
@@ -130,6 +136,12 @@ class Batch:
         self._book.promote(waiting, verdict)
         self._book.event(attempt, State.QUEUED, State.STARTING, "", node_id, backend.id, detail={"waited_ms": waited_ms})
         self._book.take(attempt, backend.id, node_id, waiting.generation, waiting.floor)
+        # What comes behind it in this batch finds its slot.
+        self._loaded.held[attempt.session_id] = Held(
+            attempt.session_id, attempt.tenant_id, backend.id, attempt.user, State.STARTING, node_id, None, False, State.STARTING,
+            waiting.generation, waiting.floor,
+        )  # fmt: skip
+        self._note_place(attempt, backend, verdict)
         answer = self._answer(attempt, verdict, State.STARTING, node_id, backend, verdict.pipeline)
         self.promoted.append(Promoted(attempt.session_id, node_id, answer))
 
@@ -193,18 +205,25 @@ class Batch:
     def _move(self, operation: Move) -> Admitted:
         attempt, loaded = operation.attempt, self._loaded
         held, known = loaded.held.get(attempt.session_id), loaded.known.get(attempt.session_id)
-        if held is None or known is None or held.over or held.node_id != operation.node_id:
+        if held is None or known is None or held.over or held.state is not State.STARTING or held.node_id != operation.node_id:
             return Admitted(attempt.session_id, _NO_TENANT, state=known.state if known else None, spent=True)
         verdict = admission.choose_other_backend(self._world, attempt)
         backend = self._backend(verdict)
         if backend is None:
             return Admitted(attempt.session_id, verdict, state=held.state, node_id=held.node_id)
         old, held.backend_id, held.pipeline = held.backend_id, backend.id, verdict.pipeline
+        self._note_place(attempt, backend, verdict)
         self._book.moved(old, backend.id)
         if old in self._world.backends:
             self._world.backends[old].count(held.tenant_id, -1)
         self._book.record(held, held.state, "", detail={"moved_from": old})
         return self._answer(attempt, verdict, held.state, operation.node_id, backend, verdict.pipeline)
+
+    def _note_place(self, attempt: Attempt, backend: BackendRef, verdict: Verdict) -> None:
+        """Let who asks again in this batch hear where the session is now."""
+        known = self._loaded.known.get(attempt.session_id)
+        if known is not None:
+            self._loaded.known[attempt.session_id] = replace(known, state=State.STARTING, backend=backend, pipeline=verdict.pipeline)
 
     def _backend(self, verdict: Verdict) -> BackendRef | None:
         return self._loaded.scene.refs[verdict.backend_id] if verdict.backend_id is not None else None

@@ -98,7 +98,7 @@ class Life:
             self._book.append(held, held.state, Reason.AUTHENTICATION_FAILED, detail=detail)
 
     def _turn_active(self, held: Held, node_id: UUID, *, detail: Row | None = None) -> bool:
-        held.node_id, held.lease_until, held.dropped_at, held.activated = node_id, None, None, True
+        held.node_id, held.lease_until, held.expired, held.dropped_at, held.activated = node_id, None, False, None, True
         self._book.record(held, State.ACTIVE, "", detail=detail)
         return True
 
@@ -155,7 +155,7 @@ class Life:
             case Adopt():
                 if waiting.node_id not in {operation.was, operation.node_id}:
                     return False
-                waiting.node_id, waiting.absent_until = operation.node_id, None
+                waiting.node_id, waiting.absent_until, waiting.expired = operation.node_id, None, False
                 waiting.generation = max(waiting.generation, operation.generation)
                 waiting.floor = max(waiting.floor, operation.generation - 1)
             case Suspend():
@@ -172,7 +172,7 @@ class Life:
         if not _is_good(waiting, shown):
             return Resumed(operation.session_id, Reason.AUTHENTICATION_FAILED)
         waiting.floor, waiting.generation = shown, waiting.generation + 1
-        waiting.node_id, waiting.absent_until = operation.node_id, None
+        waiting.node_id, waiting.absent_until, waiting.expired = operation.node_id, None, False
         self._book.turn(waiting)
         attempt = waiting.attempt
         return Resumed(

@@ -6,7 +6,7 @@ same numbers in its triggers, so that an edit of a limit takes the same lock.
 
 from typing import Final
 
-from sessions_app.selectors.world import WAITER_COLUMNS
+from sessions_app.selectors.world import ASKING_TENANTS, LOCKED_TENANTS, WAITER_AND_USER
 
 TENANT_KEY: Final = 0x766F_1 << 44
 BACKEND_KEY: Final = 0x766F_2 << 44
@@ -17,29 +17,45 @@ PLATFORM_KEY: Final = 0x766F_3 << 44
 SETTINGS: Final = """
 SELECT set_config('voice.ledger', 'on', true), set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true),
        set_config('idle_in_transaction_session_timeout', %s, true)"""
+# Backends that have room, or may have it when this batch is done. Who waits for others fits nowhere, and must not be in the way of
+# who does: only so many are looked at.
+_ROOMY: Final = """roomy AS MATERIALIZED (
+    SELECT b.id, b.name FROM sessions_app_backend b JOIN sessions_app_backendhealth h ON h.backend_id = b.id AND h.status = 'healthy'
+    LEFT JOIN sessions_app_capacity k ON k.scope = 'backend' AND k.ref = b.id
+    WHERE b.enabled AND NOT b.draining AND (b.cap IS NULL OR coalesce(k.active, 0) < b.cap
+          OR b.id IN (SELECT backend_id FROM sessions_app_slot WHERE session_id = ANY(%(sessions)s))))"""
+_ROOM_FOR_TENANT: Final = """(SELECT array_agg(r.name::text) AS names FROM roomy r
+    WHERE NOT EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id)
+       OR EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id AND a.backend_id = r.id)) AS room"""
+_ROOM_FOR_WAITER: Final = "(t.status <> 'active' OR (w.backend_name = '' AND room.names IS NOT NULL) OR w.backend_name = ANY(room.names))"
 # Whose waiters come first, by their rows as they are before the locks: who is locked is a guess, who is promoted is not.
-_FIRST_IN_QUEUE: Final = """
+_FIRST_IN_QUEUE: Final = f"""
+WITH {_ROOMY}
 SELECT c.ref AS id FROM sessions_app_capacity c JOIN tenants_quota q ON q.tenant_id = c.ref JOIN tenants_tenant t ON t.id = c.ref
-CROSS JOIN LATERAL (SELECT since FROM sessions_app_waiter w WHERE w.tenant_id = c.ref AND w.absent_until IS NULL
+CROSS JOIN LATERAL {_ROOM_FOR_TENANT}
+CROSS JOIN LATERAL (SELECT since FROM sessions_app_waiter w WHERE w.tenant_id = c.ref AND w.absent_until IS NULL AND {_ROOM_FOR_WAITER}
                     ORDER BY since, place LIMIT 1) AS first
-WHERE %(promote)s AND c.scope = 'tenant' AND c.queued > 0 AND (q.max_concurrent_sessions IS NULL
+WHERE %(promote)s AND (room.names IS NOT NULL OR t.status <> 'active')
+  AND c.scope = 'tenant' AND c.queued > 0 AND (q.max_concurrent_sessions IS NULL
       OR c.active < q.max_concurrent_sessions + q.burst OR t.status <> 'active'
       OR EXISTS (SELECT FROM tenants_override o WHERE o.tenant_id = c.ref))
 ORDER BY q.priority + floor(extract(epoch FROM clock_timestamp() - first.since) / 30) DESC, c.active::float8 / q.weight, first.since
-LIMIT %(queues)s"""
+LIMIT %(queues)s"""  # noqa: S608 - of constants
 # One statement that only locks; what is read comes in the next ones, with a snapshot from after the wait.
 LOCK_TENANTS: Final = f"""
-SELECT set_config('voice.tenants', coalesce(string_agg(id::text, ','), ''), true),
-       set_config('voice.asking', coalesce(string_agg(id::text, ',') FILTER (WHERE asks), ''), true), array_agg(id), count(taken)
-FROM (SELECT id, asks, pg_advisory_xact_lock({TENANT_KEY} + id)::text AS taken FROM (
-    SELECT id, bool_or(asks) AS asks FROM (
-        SELECT unnest(%(tenants)s::bigint[]) AS id, true AS asks
-        UNION ALL SELECT id, true FROM ({_FIRST_IN_QUEUE}) AS waiting
-        UNION ALL SELECT s.tenant_id, EXISTS (SELECT FROM sessions_app_capacity c
-                                              WHERE c.scope = 'tenant' AND c.ref = s.tenant_id AND c.queued > 0)
-                  FROM sessions_app_slot s WHERE s.session_id = ANY(%(sessions)s)
-        UNION ALL SELECT tenant_id, false FROM sessions_app_waiter WHERE session_id = ANY(%(sessions)s)
-    ) AS wanted GROUP BY id ORDER BY id) AS sorted OFFSET 0) AS locked"""  # noqa: S608 - of constants
+SELECT set_config('voice.tenants', coalesce(string_agg(id::text, ','), ''), true), array_agg(id), count(taken)
+FROM (SELECT id, pg_advisory_xact_lock({TENANT_KEY} + id)::text AS taken FROM (
+    SELECT id FROM (
+        SELECT unnest(%(tenants)s::bigint[]) AS id
+        UNION SELECT id FROM ({_FIRST_IN_QUEUE}) AS waiting
+        UNION SELECT tenant_id FROM sessions_app_slot WHERE session_id = ANY(%(sessions)s)
+        UNION SELECT tenant_id FROM sessions_app_waiter WHERE session_id = ANY(%(sessions)s)
+    ) AS wanted ORDER BY id) AS sorted OFFSET 0) AS locked"""  # noqa: S608 - of constants
+# Who asks for slots: new attempts, and who waits now, which somebody may have begun to do while this batch waited for the lock.
+ASKING: Final = f"""
+SELECT set_config('voice.asking', coalesce(string_agg(id::text, ','), ''), true) FROM {LOCKED_TENANTS} AS t(id)
+WHERE id = ANY(%(tenants)s) OR EXISTS (SELECT FROM sessions_app_capacity c WHERE c.scope = 'tenant' AND c.ref = t.id AND c.queued > 0)
+"""  # noqa: S608 - of constants
 LOCK_BACKENDS: Final = f"""
 SELECT id, pg_advisory_xact_lock({BACKEND_KEY} + id) FROM (
     SELECT id FROM sessions_app_backend b WHERE enabled AND EXISTS (
@@ -60,7 +76,23 @@ SLOTS: Final = """
 SELECT session_id, tenant_id, backend_id, "user", state, node_id, lease_until, lease_until < clock_timestamp(),
        generation, resume_floor, stale_uses, dropped_at
 FROM sessions_app_slot WHERE session_id = ANY(%s)"""
-OWN_WAITERS: Final = f"SELECT {WAITER_COLUMNS} FROM sessions_app_waiter w WHERE w.session_id = ANY(%(sessions)s)"  # noqa: S608 - of constants
+OWN_WAITERS: Final = f"""
+SELECT {WAITER_AND_USER}
+FROM sessions_app_waiter w JOIN tenants_quota q USING (tenant_id) WHERE w.session_id = ANY(%(sessions)s)"""  # noqa: S608 - of constants
+# The first of each tenant that asks, but for those who cannot be let in whatever this batch ends: long lines of them block nobody.
+WAITERS: Final = f"""
+WITH {_ROOMY}
+SELECT {WAITER_AND_USER}
+FROM {ASKING_TENANTS} AS asks(id) JOIN tenants_tenant t USING (id) JOIN tenants_quota q ON q.tenant_id = t.id
+JOIN sessions_app_capacity c ON c.scope = 'tenant' AND c.ref = t.id AND c.queued > 0
+CROSS JOIN LATERAL {_ROOM_FOR_TENANT}
+CROSS JOIN LATERAL (
+    SELECT * FROM sessions_app_waiter w WHERE w.tenant_id = t.id AND w.absent_until IS NULL AND {_ROOM_FOR_WAITER}
+    AND (q.max_sessions_per_user IS NULL OR t.status <> 'active'
+         OR EXISTS (SELECT FROM tenants_override o WHERE o.tenant_id = t.id AND o.field = 'max_sessions_per_user')
+         OR (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = t.id AND s."user" = w."user"
+             AND s.session_id <> ALL(%(sessions)s)) < q.max_sessions_per_user)
+    ORDER BY w.since, w.place LIMIT %(waiters)s) AS w"""  # noqa: S608 - of constants
 
 # --- second round trip: set-based, one statement a table ------------------------------------------------------------------
 INSERT_SESSIONS: Final = """

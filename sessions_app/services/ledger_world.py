@@ -4,8 +4,9 @@ Owns: the meaning of the columns of ``ledger_sql``; those of limits and counters
 Refuses: a connection, and deciding anything.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -66,6 +67,12 @@ class Loaded:
     held: dict[UUID, Held]
     waiting: dict[UUID, Waiting]  # the batch's own, and those who may be promoted
     unlocked: bool  # a slot or waiter came between the locks and the look: its tenant is not locked
+    seen_to: dict[int, tuple[datetime, int]] = field(default_factory=dict)  # of tenants with more waiters than were looked at: the last
+
+    def in_view(self, waiting: Waiting) -> bool:
+        """Say whether everybody of its tenant who came before it was looked at: who is named from behind them may not overtake."""
+        last = self.seen_to.get(waiting.attempt.tenant_id)
+        return last is None or (waiting.since, waiting.waiter.place) <= last
 
 
 def known(rows: Iterable[Sequence[Any]]) -> dict[UUID, Known]:
@@ -73,6 +80,17 @@ def known(rows: Iterable[Sequence[Any]]) -> dict[UUID, Known]:
     return {
         row[0]: Known(State(row[1]), row[2], row[3], row[4], row[5], BackendRef(*row[6:9]) if row[6] else None, *row[9:12]) for row in rows
     }
+
+
+def seen_to(first: Sequence[Waiting], most: int) -> dict[int, tuple[datetime, int]]:
+    """Return how far the look went into the queue of each tenant whose first ``most`` are here."""
+    counts = Counter(each.attempt.tenant_id for each in first)
+    last: dict[int, tuple[datetime, int]] = {}
+    for each in first:
+        tenant_id, came = each.attempt.tenant_id, (each.since, each.waiter.place)
+        if counts[tenant_id] >= most and (tenant_id not in last or came > last[tenant_id]):
+            last[tenant_id] = came
+    return last
 
 
 def held(rows: Iterable[Sequence[Any]]) -> dict[UUID, Held]:

@@ -99,6 +99,19 @@ def tenant_of(user: AbstractBaseUser | AnonymousUser, slug: str) -> Tenant:
         raise Http404 from None
 
 
+def session_of(user: AbstractBaseUser | AnonymousUser, session_id: UUID) -> Session:
+    """Return a session of a tenant that the user acts for.
+
+    Raises:
+        Http404: there is no such session, or it is another tenant's; told alike.
+    """
+    tenants = {tenant.pk for tenant in tenants_of(user)}
+    found = history.session(session_id)
+    if found is None or found.tenant_id not in tenants:
+        raise Http404
+    return found
+
+
 def session(session_id: UUID) -> Session:
     """Return a session, for views that let staff alone in.
 

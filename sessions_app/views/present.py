@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from sessions_app.domain.states import FINAL_STATES, LIVE_STATES, MEANINGS, Reason, State
 from sessions_app.models import Session
+from sessions_app.selectors.history import Flood
 from sessions_app.selectors.timeline import Entry
 
 MAX_METADATA_CHARS: Final = 8_000  # room for what a client may send, laid out
@@ -15,16 +16,30 @@ MAX_METADATA_CHARS: Final = 8_000  # room for what a client may send, laid out
 _TOLD: Final = {"gap_ms", "connection", "resume_token", "newest", "moved_from", "text"}
 
 _SCOPES: Final = {"user": "User", "tenant": "Tenant", "backend": "Backend", "platform": "Platform"}
+# As members are told: their own numbers, and of what they share with others only that it was full.
+_MEMBERS_SCOPES: Final = {"user": "User", "tenant": "Organisation", "backend": "Voice service", "platform": "Platform"}
+_SHARED: Final = {"backend": Reason.BACKEND_LIMIT, "platform": Reason.PLATFORM_LIMIT}
 
 
 @dataclass(frozen=True, slots=True)
 class LimitRow:
-    """One line of a limit vector; ``limit`` is empty where nothing was limited."""
+    """One line of a limit vector; ``limit`` is empty where nothing was limited, ``used`` None where the numbers are not for the reader.
+
+    ``kept``: slots kept free for others. ``burst``: sessions that were allowed above the limit.
+    """
 
     scope: str
-    used: int
+    used: int | None
     limit: str
     full: bool
+    kept: int = 0
+    burst: int = 0
+
+    def __str__(self) -> str:
+        if self.used is None:
+            return f"{self.scope}{' full' if self.full else ''}"
+        burst = f" + {self.burst} burst" if self.burst else ""
+        return f"{self.scope} {self.used} of {self.limit or 'any number'}{burst}"
 
 
 def duration(milliseconds: int | float | None) -> str:
@@ -55,6 +70,30 @@ def talk_time(session: Session, *, now: datetime) -> str:
     if session.state in LIVE_STATES:
         return f"{duration((now - session.active_at).total_seconds() * 1000)} so far" if session.active_at else "–"
     return duration(session.duration_ms) if session.active_at else "–"
+
+
+def waited(session: Session, *, now: datetime) -> str:
+    """Return how long the session waited in the queue, or has up to now; empty where it never did."""
+    if session.queued_at is None:
+        return ""
+    until = session.started_at or session.ended_at
+    text = duration(((until or now) - session.queued_at).total_seconds() * 1000)
+    return text if until else f"{text} so far"
+
+
+def flood_sentence(flood: Flood, *, own: bool = False) -> str:
+    """Return what is known of attempts that were counted only; ``own``: the reader knows whose they are."""
+    many = flood.count != 1
+    whose = "" if own else f" of {flood.tenant}" if flood.tenant else " by callers who are not known"
+    first, last = f"{flood.first:%Y-%m-%d %H:%M:%S}", f"{flood.last:%H:%M:%S}"
+    if flood.first.date() != flood.last.date():
+        last = f"{flood.last:%Y-%m-%d %H:%M:%S}"
+    when = f"at {first}" if flood.first == flood.last else f"between {first} and {last}"
+    further = "further " if flood.tenant or own else ""
+    return (
+        f"{flood.count:,} {further}attempt{'s' if many else ''}{whose} {'were' if many else 'was'} refused with {flood.reason}"
+        f" {when} UTC and counted only."
+    )
 
 
 def reason_sentence(reason: str) -> str:
@@ -107,9 +146,27 @@ def limit_rows(limits: Sequence[Mapping[str, object]]) -> list[LimitRow]:
     return [row for row in map(_limit_row, limits) if row is not None]
 
 
+def members_limit_rows(session: Session) -> list[LimitRow]:
+    """Return a session's limit vector as a member of its tenant may see it: without the numbers of what is shared with other tenants."""
+    rows = []
+    for entry in session.limits:
+        scope, row = str(entry.get("scope")), _limit_row(entry)
+        if row is None or scope not in _MEMBERS_SCOPES:
+            continue
+        name = _MEMBERS_SCOPES[scope]
+        shared = LimitRow(name, None, "", session.reason == _SHARED.get(scope))
+        rows.append(shared if scope in _SHARED else replace(row, scope=name))
+    return rows
+
+
 def _limit_row(entry: Mapping[str, object]) -> LimitRow | None:
     scope, used, limit = entry.get("scope"), entry.get("used"), entry.get("limit")
     if not isinstance(used, int):
         return None
-    is_limited = isinstance(limit, int)
-    return LimitRow(_SCOPES.get(str(scope), str(scope)), used, str(limit) if is_limited else "", isinstance(limit, int) and used >= limit)
+    kept, burst = _count(entry.get("reserved")), _count(entry.get("burst"))
+    full = isinstance(limit, int) and used + kept >= limit + burst
+    return LimitRow(_SCOPES.get(str(scope), str(scope)), used, str(limit) if isinstance(limit, int) else "", full, kept, burst)
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
+from django.db.models import DateTimeField, QuerySet
 from django.db.models.functions import Now
 from django.forms.formsets import DELETION_FIELD_NAME
 from django.http import HttpRequest
@@ -24,7 +24,7 @@ from tenants.models import ApiKey, Membership, Override, Quota, Tenant
 
 if TYPE_CHECKING:  # Django's own classes take no type arguments when they run
     QuotaStackedInline = admin.StackedInline[Quota, Tenant]
-    OverrideTabularInline = admin.TabularInline[Override, Tenant]
+    OverrideStackedInline = admin.StackedInline[Override, Tenant]
     MembershipTabularInline = admin.TabularInline[Membership, Tenant]
     ApiKeyTabularInline = admin.TabularInline[ApiKey, Tenant]
     QuotaModelForm = forms.ModelForm[Quota]
@@ -32,12 +32,13 @@ if TYPE_CHECKING:  # Django's own classes take no type arguments when they run
     OverrideInlineFormSet = forms.BaseInlineFormSet[Override, Tenant, forms.ModelForm[Override]]
     MembershipModelForm = forms.ModelForm[Membership]
 else:
-    QuotaStackedInline = admin.StackedInline
-    OverrideTabularInline = MembershipTabularInline = ApiKeyTabularInline = admin.TabularInline
+    QuotaStackedInline = OverrideStackedInline = admin.StackedInline
+    MembershipTabularInline = ApiKeyTabularInline = admin.TabularInline
     QuotaModelForm = OverrideModelForm = MembershipModelForm = forms.ModelForm
     OverrideInlineFormSet = forms.BaseInlineFormSet
 
 SHOWN_WHEN_OVER: Final = timedelta(days=14)
+_MOMENT: Final = forms.DateTimeInput(attrs={"type": "datetime-local", "step": "1"}, format="%Y-%m-%dT%H:%M:%S")
 
 
 class QuotaForm(QuotaModelForm):
@@ -102,7 +103,7 @@ class OverrideFormSet(OverrideInlineFormSet):
             form.fields[DELETION_FIELD_NAME].disabled = True
 
 
-class OverrideInline(OverrideTabularInline):
+class OverrideInline(OverrideStackedInline):
     """Changes of a limit for a time: those that come, are in force, or were until lately."""
 
     model = Override
@@ -111,7 +112,9 @@ class OverrideInline(OverrideTabularInline):
     extra = 0
     ordering = ("-ends_at",)
     verbose_name_plural = "Overrides: a limit for a time (times are UTC)"
-    fields = ("field", "change", "starts_at", "ends_at", "note", "now", "created_by")
+    fields = (("field", "change"), ("starts_at", "ends_at"), "note", ("now", "created_by"))
+    # One box for a time instead of Django's two.
+    formfield_overrides = {DateTimeField: {"form_class": forms.DateTimeField, "widget": _MOMENT}}
     readonly_fields = ("now", "created_by")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Override]:

@@ -83,7 +83,9 @@ class TenantAdmin(LimitsAdmin):
         """Add what other apps show of this tenant."""
         tenant = kwargs.get("obj")
         if tenant is not None:
-            context["panels"] = [(panel.title, panel.render(tenant)) for panel in extensions.panels()]
+            rendered = [(panel.below, panel.title, panel.render(tenant)) for panel in extensions.panels()]
+            context["panels"] = [(title, content) for below, title, content in rendered if not below]
+            context["panels_below"] = [(title, content) for below, title, content in rendered if below]
             context["may_issue_key"] = self._may(request, "add_apikey")
         return super().render_change_form(request, context, *args, **kwargs)
 

@@ -115,9 +115,9 @@ def flooded(call: Call, things: Iterable[Any]) -> tuple[Counter[str], int]:
 
 
 def shown_out(server: Server, kinds: Counter[str], code: int) -> None:
-    """Told ten times, and closed with 4400; a client that does not stop sending may lose daphne's last words with the connection."""
+    """Told, ten times at most (what waits for a client is bounded), and closed with 4400; daphne may lose the last words of a flood."""
     assert set(kinds) <= {"too_fast", "pong"}
-    assert (kinds["too_fast"], code) == (10, 4400) or (server.kind == "daphne" and code == 1006)
+    assert (1 <= kinds["too_fast"] <= 10 and code == 4400) or (server.kind == "daphne" and code == 1006)
 
 
 @pytest.mark.parametrize(

@@ -123,4 +123,3 @@ def test_calls_and_pages_go_on_and_worker_and_beat_come_back(
     live.stop()
     assert BackendHealth.objects.get(backend__name="loopback").status == "healthy"
     clean()
-

@@ -38,6 +38,7 @@ def new_instance(tmp_path: Path) -> Iterator[Callable[..., Instance]]:
     yield make
     for instance in made:
         instance.end()
+        print(instance.output)  # shown where the test has failed
     for instance in made:
         place = instance.folder / "postgres-place"
         if place.is_symlink():

@@ -35,7 +35,7 @@ class Instance:
     @property
     def output(self) -> str:
         """All that it has printed."""
-        return self._output.read_text(encoding="utf-8")
+        return self._output.read_text(encoding="utf-8") if self._output.exists() else ""
 
     def start(self) -> "Instance":
         """Start it and wait for nothing."""
@@ -53,7 +53,7 @@ class Instance:
 
     def start_ready(self) -> "Instance":
         """Start it and wait until it says that it is ready."""
-        before = self.output.count("  ready\n") if self._output.exists() else 0
+        before = self.output.count("  ready\n")
         self.start()
         self.wait(lambda: self.output.count("  ready\n") > before, READY_S)
         return self
@@ -87,14 +87,13 @@ class Instance:
         return [root, *root.children(recursive=True)]
 
     def child(self, *words: str) -> psutil.Process:
-        """Return the direct child whose command line has all these words."""
+        """Return the direct child whose command line has all these words, each as an argument or the end of a path."""
         return next(iter(self.children(*words)))
 
     def children(self, *words: str) -> list[psutil.Process]:
         """Return all of them."""
         assert self.process is not None
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if all(any(word in part for part in child.cmdline()) for word in words)]
+        return [child for child in psutil.Process(self.process.pid).children() if _is_called(child, words)]
 
     def wait(self, condition: Callable[[], bool], seconds: float) -> None:
         """Wait for a condition; fail with the output where the instance ends or time is over."""
@@ -153,6 +152,14 @@ def none_left(processes: list[psutil.Process], seconds: float) -> bool:
             return False
         psutil.wait_procs(left, timeout=0.1)
     return True
+
+
+def _is_called(process: psutil.Process, words: tuple[str, ...]) -> bool:
+    try:
+        arguments = process.cmdline()
+    except psutil.Error:  # it has just ended
+        return False
+    return all(any(part == word or part.endswith(f"/{word}") for part in arguments) for word in words)
 
 
 def _ended(process: psutil.Process) -> bool:

@@ -9,6 +9,7 @@ from django.db import transaction
 
 from sessions_app.models import Backend
 from tenants import services as tenant_services
+from tenants.management import edits
 from tenants.models import Tenant
 
 ADMIN: Final = "admin"
@@ -28,10 +29,12 @@ class Command(BaseCommand):
     def handle(self, *_: Any, **__: Any) -> None:
         """Run."""
         users = get_user_model()
+        editor = {"actor": edits.actor(), "note": "The first start."}
+        tenant_services.name_editor(**editor)
         if not Backend.objects.exists():
             Backend.objects.create(name="loopback", provider="loopback", pipelines={"s2s": {}, "stt_tts": {}})
         if not Tenant.objects.exists():
-            tenant_services.create_tenant(slug=DEMO, name="Demo")
+            tenant_services.create_tenant(slug=DEMO, name="Demo", **editor)
         if not users.objects.exists():
             password = secrets.token_urlsafe(12)
             admin = users.objects.create_superuser(username=ADMIN, password=password)

@@ -1,7 +1,5 @@
 """``manage.py end_session ID [--reason TEXT] [--no-wait]``."""
 
-import os
-import pwd
 import time
 from argparse import ArgumentParser, BooleanOptionalAction
 from typing import Any, Final
@@ -12,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from sessions_app.selectors import history, timeline
 from sessions_app.services import ending
 from sessions_app.services.ending import Outcome
+from tenants.management import edits
 
 WAIT_S: Final = 10.0
 _LOOK_S: Final = 0.1
@@ -38,10 +37,8 @@ class Command(BaseCommand):
     def handle(self, *_: Any, **options: Any) -> None:
         """Run."""
         session_id = _session_id(options["session"])
-        reason = options["reason"].strip().encode(errors="replace").decode()  # a command line may hold bytes that are no text
-        if len(reason) > ending.MAX_DETAIL_CHARS:
-            raise CommandError(f"The reason has {len(reason)} characters; at most {ending.MAX_DETAIL_CHARS} are kept.")
-        outcome = ending.request_end(session_id=session_id, actor=_actor(), detail=reason)
+        reason = edits.reason(options, longest=ending.MAX_DETAIL_CHARS)
+        outcome = ending.request_end(session_id=session_id, actor=edits.actor(), detail=reason)
         if outcome is Outcome.UNKNOWN:
             raise CommandError(f"There is no session {session_id}.")
         if outcome is Outcome.OVER:
@@ -63,14 +60,6 @@ def _session_id(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise CommandError(f"{text!r} is no session id: that is a UUID, as the history shows it.") from None
-
-
-def _actor() -> str:
-    """Return the operating system's user as history will name them; the environment could say anything."""
-    try:
-        return f"command:{pwd.getpwuid(os.getuid()).pw_name}"
-    except KeyError:
-        return f"command:uid {os.getuid()}"
 
 
 def _ended_in_time(session_id: UUID) -> bool:

@@ -1,0 +1,48 @@
+"""Each benchmark runs from the command line, in small, and its last line is JSON with its figures. No figure is judged here."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from benchmarks.run import BENCHMARKS
+from tests.platform.instance import PROJECT
+
+pytestmark = pytest.mark.slow
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.run", *arguments]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=180)
+
+
+def figures(run: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert run.returncode == 0, run.stderr
+    found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return found
+
+
+def test_without_a_name_the_benchmarks_are_listed() -> None:
+    run = bench()
+    assert run.returncode == 0
+    assert all(f"NAME={name} " in run.stdout for name in BENCHMARKS)
+
+
+def test_an_unknown_name_is_refused() -> None:
+    run = bench("nonsense")
+    assert run.returncode == 2
+    assert "nonsense" in run.stderr
+
+
+@pytest.mark.parametrize("server", ["uvicorn", "daphne"])
+def test_the_crowd_is_measured(server: str) -> None:
+    small = ["--talkers", "2", "--silent", "5", "--hostile", "14", "--alone-s", "1", "--beside-s", "2", "--pause-ms", "100", "--no-plot"]
+    found = figures(bench("crowd", "--server", server, *small))
+    assert set(found) == {server, "capacity_clean"}
+    mine = found[server]
+    assert mine["frames"] > 50
+    assert mine["rss_mb_before"] > 0
+    assert mine["hostile_refused"] > 0
+    assert mine["hostile_wrong"] == {}
