@@ -156,7 +156,8 @@ def none_left(processes: list[psutil.Process], seconds: float) -> bool:
 
 def _is_called(process: psutil.Process, words: tuple[str, ...]) -> bool:
     try:
-        arguments = process.cmdline()
+        # A program may have put its address behind its name.
+        arguments = [each.partition(" ")[0] for each in process.cmdline()]
     except psutil.Error:  # it has just ended
         return False
     return all(any(part == word or part.endswith(f"/{word}") for part in arguments) for word in words)

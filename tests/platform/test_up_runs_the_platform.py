@@ -42,7 +42,7 @@ def test_it_serves_stops_without_a_trace_and_goes_on_where_it_was(new_instance: 
 def test_every_part_that_is_killed_is_started_again(new_instance: Callable[..., Instance]) -> None:
     instance = new_instance().start_ready()
     parts = {"web": ("voiceplatform.web",), "worker": ("celery", "worker"), "beat": ("celery", "beat")}
-    parts |= {"PostgreSQL": ("/postgres", "-D"), "Valkey": ("valkey-server",)}
+    parts |= {"PostgreSQL": ("postgres", "-D"), "Valkey": ("valkey-server",)}
     for name, words in parts.items():
         killed = instance.child(*words)
         family = [killed, *killed.children(recursive=True)]
