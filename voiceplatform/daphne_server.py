@@ -25,6 +25,7 @@ from twisted.internet.defer import Deferred  # noqa: E402
 from twisted.logger import STDLibLogObserver, globalLogPublisher  # noqa: E402
 
 from voiceplatform import asgi  # noqa: E402
+from voiceplatform.fairness import DOOR_REST, FLOOD_REST, Door, Line, Turns  # noqa: E402
 from voiceplatform.stopping import Stop  # noqa: E402
 
 LARGEST_MESSAGE: Final = 65_536  # bytes of one WebSocket message
@@ -33,6 +34,10 @@ PING_S: Final = 20
 # Less than the time between two pings: a second one would forget the first.
 PONG_S: Final = 15
 GOODBYE_S: Final = 0.5
+# For a client that is slow: who is cut while its answer is on the way loses what it has not read yet.
+CLOSING_S: Final = 5
+_doors: Final = Line(rest=DOOR_REST)
+_floods: Final = Line(rest=FLOOD_REST)
 
 reactor: Any = _reactor
 
@@ -119,12 +124,13 @@ class _Server(DaphneServer):  # type: ignore[misc]  # daphne has no types
 
     def _begin(self) -> None:
         """Called by daphne before the reactor runs, which is the last moment to prepare for it."""
-        # Who sends too much or breaks the protocol is told by a close code, within a second, and nothing more of theirs is kept.
-        self.ws_factory.setProtocolOptions(failByDrop=False)
+        # Who sends too much or breaks the protocol is told by a close code, and nothing more of theirs is kept.
+        self.ws_factory.setProtocolOptions(failByDrop=False, closeHandshakeTimeout=CLOSING_S)
         # daphne sends Twisted's log nowhere; what Twisted caught must be known.
         logging.getLogger("twisted").setLevel(logging.ERROR)
         told: Any = STDLibLogObserver("twisted")
         globalLogPublisher.addObserver(told)
+        self.http_factory.buildProtocol = _at_the_door(self.http_factory.buildProtocol)
         self.stop_wish.listen(_loop)
         _loop.create_task(self._start())
 
@@ -138,6 +144,7 @@ class _Server(DaphneServer):  # type: ignore[misc]  # daphne has no types
         """Put a gate before what is sent to a WebSocket, and see to it that it does not outlive its consumer."""
         if isinstance(protocol, WebSocketProtocol):
             self._gates[protocol] = _Gate(protocol.transport)
+            _take_turns(protocol)
         queue = super().create_application(protocol, scope)
         instance = self.connections.get(protocol, {}).get("application_instance")
         if instance is not None and protocol in self._gates:
@@ -168,6 +175,49 @@ class _Server(DaphneServer):  # type: ignore[misc]  # daphne has no types
         if not self.stop_wish.hurried and self._gates:
             # The closing handshakes, without which the reactor would cut what is still on its way.
             await asyncio.wait([gate.lost for gate in self._gates.values()], timeout=GOODBYE_S)
+
+
+def _at_the_door(build: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what builds a connection's HTTP protocol so that it lets in what comes by a line, see ``fairness``."""
+
+    def build_protocol(address: Any) -> Any:
+        protocol = build(address)
+        enter = protocol.dataReceived
+
+        def transport() -> Any:
+            return protocol._channel.transport
+
+        def enter_if_there(data: bytes) -> None:
+            if transport().connected:
+                enter(data)
+
+        door = Door(_doors, enter=enter_if_there, hold=lambda: _hold(transport()), read_on=lambda: _read_on(transport()))
+        protocol.dataReceived = door.take
+        return protocol
+
+    return build_protocol
+
+
+def _take_turns(protocol: Any) -> None:
+    """Bound what is parsed of a WebSocket at a time, see ``fairness``."""
+    transport, parse = protocol.transport, protocol.dataReceived
+
+    def parse_if_there(data: bytes) -> None:
+        if transport.connected:
+            parse(data)
+
+    turns = Turns(_floods, parse=parse_if_there, hold=lambda: _hold(transport), read_on=lambda: _read_on(transport))
+    protocol.dataReceived = turns.take
+
+
+def _hold(transport: Any) -> None:
+    if transport.connected and not transport.disconnecting:
+        transport.pauseProducing()
+
+
+def _read_on(transport: Any) -> None:
+    if transport.connected and not transport.disconnecting:
+        transport.resumeProducing()
 
 
 def _close_after(protocol: Any, task: "asyncio.Task[Any]") -> None:

@@ -15,6 +15,7 @@ import uvicorn
 from voiceplatform import asgi
 from voiceplatform.listening import BACKLOG
 from voiceplatform.stopping import Stop
+from voiceplatform.uvicorn_socket import FairHttp, FairSocket
 
 LARGEST_MESSAGE: Final = 65_536  # bytes of one WebSocket message
 GRACE_S: Final = 1  # for what is left after the drain
@@ -33,7 +34,8 @@ def serve(listener: socket.socket, ready: Callable[[], None]) -> bool:
     config = uvicorn.Config(
         asgi.application,
         loop="uvloop",
-        ws="websockets-sansio",
+        http=FairHttp,
+        ws=FairSocket,
         ws_per_message_deflate=False,
         ws_max_size=LARGEST_MESSAGE,
         backlog=BACKLOG,

@@ -17,12 +17,12 @@ class Allowance:
         self._left = burst
         self._seen: float | None = None
 
-    def take(self, now: float) -> bool:
+    def take(self, now: float, count: float = 1) -> bool:
         """Return whether it may happen now; ``now`` in seconds of any clock that does not go back."""
         if self._seen is not None and now > self._seen:
             self._left = min(self._burst, self._left + (now - self._seen) * self._rate)
         self._seen = now
-        if self._left < 1:
+        if self._left < count:
             return False
-        self._left -= 1
+        self._left -= count
         return True

@@ -9,6 +9,7 @@ by the relay's queue and the attachment's, and a last word that does not get thr
 
 import asyncio
 import math
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -29,6 +30,8 @@ from sessions_app.transport import authentication, close_codes, messages, refusa
 
 MAX_ERRORS: Final = 10  # in a session; this one closes
 FLUSH_S: Final = 5.0
+# Who came at the same moment is not shown out at the same moment, to come back at the same moment.
+LATEST_START: Final = 1.25  # times the setting
 TEXT_RATE, TEXT_BURST = 20.0, 60.0  # messages a second, and at once
 # Audio comes 50 times a second; what the network held up for half a minute comes at once.
 AUDIO_RATE, AUDIO_BURST = 200.0, 1500.0
@@ -120,7 +123,8 @@ class VoiceConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
         self._texts = Allowance(rate=TEXT_RATE, burst=TEXT_BURST)
         self._frames = Allowance(rate=AUDIO_RATE, burst=AUDIO_BURST)
         attachment = self._attachment = Attachment(self._trace)
-        waiting = self._waiting = loop.call_later(settings.VOICE_START_TIMEOUT_S, self._too_late)
+        start_within_s = settings.VOICE_START_TIMEOUT_S * random.uniform(1, LATEST_START)  # noqa: S311 - no secret
+        waiting = self._waiting = loop.call_later(start_within_s, self._too_late)
         if claims.connection is not None:
             waiting.cancel()
             self._resuming = loop.create_task(self._resume(claims))
@@ -209,7 +213,7 @@ class VoiceConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
         size, frame = len(audio), self._frame_bytes
         if size > messages.MAX_AUDIO_BYTES:
             self._complain("invalid_audio", f"A message of audio has at most {messages.MAX_AUDIO_BYTES} bytes.", close=True)
-        elif not self._frames.take(self._time()):
+        elif not self._frames.take(self._time(), max(1.0, size / (frame or size or 1))):
             self._complain("too_fast", "Audio comes much faster than it can be spoken; this message was dropped.")
         elif frame is None or self._runner is None:
             self._complain("audio_before_start", "Send audio after session.started.")

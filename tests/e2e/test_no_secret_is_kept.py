@@ -167,7 +167,7 @@ def _administer(admin: Visitor, tenant: Tenant) -> bytes:
 
 def _hidden(tokens: list[str], key: str) -> list[bytes]:
     """Everything that must be found nowhere, and the parts and spellings of it that give it away."""
-    words = [*tokens, *(each.split(".")[2] for each in tokens), key, key.rpartition("_")[2], SECRET, EDITED, PASSWORD]
+    words = [*tokens, *(each.split(".")[2] for each in tokens), key, key.split("_", 2)[2], SECRET, EDITED, PASSWORD]
     words += [password for name in ("DATABASE_URL", "VALKEY_URL") if len(password := urlsplit(os.environ[name]).password or "") >= 16]
     words += [os.environ["SECRET_KEY"], *os.environ["VOICE_SECRET_KEYS"].split(",")]
     words += [base64.b64encode(each.encode()).decode().rstrip("=") for each in (SECRET, EDITED, key)]

@@ -1,0 +1,165 @@
+"""How much of the event loop the bytes may take of who is nobody yet, or sends too much: a little at a time, and not all the time.
+
+A WebSocket's frames are parsed in Python, some ten microseconds each, and the smallest has six bytes: what one read of a socket
+brings (256 KiB with uvloop) may take the loop for a second, and everybody's audio with it. A handshake takes a millisecond or three,
+and they come in crowds. So each connection has a small allowance of processor time, which honest audio never uses up; beyond it,
+and for all handshakes, connections stand in a line, of which ``SLICE_S`` is served at a time, and then nobody for a multiple of
+what it took.
+Refuses: buffering; a connection is not read while it waits.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+PIECE_BYTES: Final = 1024  # one frame of 20 ms
+SLICE_S: Final = 0.002  # of processor time
+FREE_SHARE: Final = 0.006  # of the loop, for each connection: 50 frames of audio a second need 0.0005 to 0.003
+FREE_S: Final = 0.005  # of processor time that may be saved up
+DOOR_REST: Final = 1.0  # see ``Line``: what is let in runs in the meantime
+FLOOD_REST: Final = 3.0  # the same of those who send too much
+
+
+class _Waiter(Protocol):
+    def serve(self, until: float) -> bool: ...
+
+
+class Line:
+    """Who waits for a share of the running loop; of one loop only.
+
+    Args:
+        rest: For how many times as long as a slice took nobody is served.
+    """
+
+    def __init__(self, *, rest: float) -> None:
+        self._rest = rest
+        self._waiters: deque[_Waiter] = deque()
+        self._resting = False
+
+    def join(self, waiter: _Waiter) -> None:
+        """Stand at its end; who comes when nobody waits is served at once."""
+        self._waiters.append(waiter)
+        if not self._resting:
+            self._serve()
+
+    def _serve(self) -> None:
+        self._resting = True  # for who joins meanwhile
+        began = time.thread_time()
+        until = began + SLICE_S
+        waiters = self._waiters
+        while waiters and time.thread_time() < until:
+            waiter = waiters.popleft()
+            if waiter.serve(until):
+                waiters.append(waiter)
+        asyncio.get_running_loop().call_later((time.thread_time() - began) * self._rest, self._wake)
+
+    def _wake(self) -> None:
+        self._resting = False
+        if self._waiters:
+            self._serve()
+
+
+class Turns:
+    """Feeds one connection's bytes to its parser.
+
+    Args:
+        line: Where it waits when its allowance is used up.
+        parse: Takes bytes.
+        hold: Stops reading.
+        read_on: Reads again.
+    """
+
+    __slots__ = ("_free_s", "_held", "_hold", "_left", "_line", "_parse", "_read_on", "_seen", "waiting")
+
+    def __init__(self, line: Line, *, parse: Callable[[bytes], None], hold: Callable[[], None], read_on: Callable[[], None]) -> None:
+        self._line, self._parse, self._hold, self._read_on = line, parse, hold, read_on
+        self._left = bytearray()
+        self._held = False
+        self._free_s, self._seen = FREE_S, time.monotonic()
+        self.waiting = False
+
+    def take(self, data: bytes) -> None:
+        """Parse, or keep for later."""
+        self._left += data
+        if self.waiting:
+            return
+        now = time.monotonic()
+        self._free_s = min(FREE_S, self._free_s + (now - self._seen) * FREE_SHARE)
+        self._seen = now
+        if self._free_s > 0:
+            began = time.thread_time()
+            self._go(began + min(SLICE_S, self._free_s))
+            self._free_s -= time.thread_time() - began
+        if self._left:
+            self.waiting = True
+            self._line.join(self)
+            if self.waiting:
+                self._held = True
+                self._hold()
+
+    def serve(self, until: float) -> bool:
+        """Parse until then, in seconds of the thread's processor time; return whether there is more."""
+        self._go(until)
+        if self._left:
+            return True
+        self.waiting = False
+        if self._held:
+            self._held = False
+            self._read_on()
+        return False
+
+    def drop(self) -> None:
+        """Forget what is left."""
+        self._left.clear()
+
+    def _go(self, until: float) -> None:
+        left = self._left
+        while left:
+            piece = bytes(left[:PIECE_BYTES])
+            del left[:PIECE_BYTES]
+            self._parse(piece)
+            if time.thread_time() >= until:
+                return
+
+
+class Door:
+    """Where a connection's first bytes wait, which are a request or a handshake.
+
+    Args:
+        line: For all doors of the process.
+        enter: Takes all that has come.
+        hold: Stops reading.
+        read_on: Reads again.
+    """
+
+    __slots__ = ("_enter", "_held", "_hold", "_left", "_line", "_read_on", "_waiting")
+
+    def __init__(self, line: Line, *, enter: Callable[[bytes], None], hold: Callable[[], None], read_on: Callable[[], None]) -> None:
+        self._line, self._enter, self._hold, self._read_on = line, enter, hold, read_on
+        self._left = bytearray()
+        self._waiting = self._held = False
+
+    def take(self, data: bytes) -> None:
+        """Let it in, or keep it for later."""
+        self._left += data
+        if self._waiting:
+            return
+        self._waiting = True
+        self._line.join(self)
+        if self._waiting:
+            self._held = True
+            self._hold()
+
+    def serve(self, until: float) -> bool:
+        """Let it in; there is never more."""
+        del until
+        data = bytes(self._left)
+        self._left.clear()
+        self._waiting = False
+        if self._held:
+            self._held = False
+            self._read_on()
+        self._enter(data)
+        return False
