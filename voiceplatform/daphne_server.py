@@ -164,6 +164,8 @@ class _Server(DaphneServer):  # type: ignore[misc]  # daphne has no types
         gate = self._gates.pop(protocol, None)
         if gate is not None:
             gate.stopProducing()
+            # Otherwise they keep each other in memory until the garbage collector comes, whose pauses everybody hears.
+            del protocol.dataReceived
 
     # --- the end -------------------------------------------------------------------------------------------------------------
     def kill_all_applications(self) -> Any:
@@ -190,6 +192,8 @@ def _at_the_door(build: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def enter_if_there(data: bytes) -> None:
             if transport().connected:
                 enter(data)
+            if transport().protocol is not protocol:
+                door.end()  # it is a WebSocket now
 
         door = Door(_doors, enter=enter_if_there, hold=lambda: _hold(transport()), read_on=lambda: _read_on(transport()))
         protocol.dataReceived = door.take

@@ -23,6 +23,16 @@ class FairHttp(H11Protocol):
         """Take what was read."""
         self._door.take(data)
 
+    def handle_websocket_upgrade(self, event: Any) -> None:
+        """Hand over to the WebSocket."""
+        super().handle_websocket_upgrade(event)
+        self._door.end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Leave nothing behind."""
+        super().connection_lost(exc)
+        self._door.end()
+
     def _enter(self, data: bytes) -> None:
         if not self.transport.is_closing():
             super().data_received(data)
@@ -49,10 +59,16 @@ class FairSocket(WebSocketsSansIOProtocol):
         if self.close_sent:
             self._after_close += len(data)
             if self._after_close > LAST_BYTES:
-                self._turns.drop()
+                self._turns.end()
                 self.transport.abort()
                 return
         self._turns.take(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Leave nothing behind, not even for the garbage collector, whose pauses everybody hears."""
+        super().connection_lost(exc)
+        self._turns.end()
+        self.conn.parser.close()
 
     async def receive(self) -> Any:
         """Return the next event; read on when all are taken, unless there is more to parse."""

@@ -22,6 +22,7 @@ from voiceplatform import env, listening
 # Imported when chosen: what either brings along must not disturb the other.
 SERVERS: Final = {"uvicorn": "voiceplatform.uvicorn_server", "daphne": "voiceplatform.daphne_server"}
 
+FULL_COLLECTION_AFTER: Final = 1000  # collections of the middle generation
 Serve = Callable[[socket, Callable[[], None]], bool]
 
 
@@ -31,9 +32,6 @@ def main() -> None:
         options = _options()
         listener = listening.listen(options.host, options.port) if options.fd is None else listening.inherited(options.fd)
         serve: Serve = importlib.import_module(SERVERS[options.server]).serve
-        # What is loaded now stays: a full collection would walk all of it, which takes 0.1 s of everybody's audio each time.
-        gc.collect()
-        gc.freeze()
     except (ImproperlyConfigured, listening.CannotListenError) as error:
         sys.stderr.write(f"voiceplatform: {error}\n")
         sys.exit(2)
@@ -69,6 +67,11 @@ def _port(text: str) -> int:
 
 
 def _tell(ready: int | None) -> None:
+    # A full collection of garbage stops everybody's audio: for 0.1 s with what is loaded, which stays and need not be walked, and for as
+    # long again with a thousand connections. They leave no cycles behind when they close, so it may come a hundred times less often.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTION_AFTER)
     if ready is not None:
         os.write(ready, b"ready\n")
         os.close(ready)
