@@ -15,7 +15,7 @@ from typing import Final
 from benchmarks.harness import report
 from benchmarks.harness.errors import BenchmarkError
 
-BENCHMARKS: Final = {"crowd": "benchmarks.crowd.benchmark"}
+BENCHMARKS: Final = {"admission": "benchmarks.admission.benchmark", "crowd": "benchmarks.crowd.benchmark"}
 
 
 def main(arguments: list[str]) -> int:

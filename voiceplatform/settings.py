@@ -27,6 +27,8 @@ datafolder.require_secrets(SECRET_KEY, VOICE_SECRET_KEYS)
 # --- stores ----------------------------------------------------------------------------------------------------------
 DATABASE_URL = env.text("DATABASE_URL", _folder.database_url)
 VALKEY_URL = env.text("VALKEY_URL", _folder.valkey_url)
+# The ledger's few statements are long: planning them anew costs more than running them.
+VOICE_DB_PREPARE = env.flag("VOICE_DB_PREPARE", default=True)
 DB_POOL_SIZE = env.integer("VOICE_DB_POOL_SIZE", 8, minimum=1, maximum=100)
 
 DATABASES: dict[str, Any] = {

@@ -143,7 +143,7 @@ class Batcher:
 
     def _open(self) -> bool:
         try:
-            self._connection = open_connection(name="voiceplatform ledger", impatient=True)
+            self._connection = open_connection(name="voiceplatform ledger", impatient=True, prepare=True)
         except psycopg.Error as error:
             if self._away_since is None:
                 logger.error("the database is away: %s", type(error).__name__)  # noqa: TRY400 - told once, no traceback

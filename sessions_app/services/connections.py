@@ -3,12 +3,16 @@
 from typing import Any, Final, TypeVar
 
 import psycopg
+from django.conf import settings
 from django.db import connection as django_connection
 from psycopg import Connection
 from psycopg.abc import PQGen
 
 # The server ends a statement after 3 s; one that says nothing for longer stands still, and cannot keep time any more.
 PATIENCE_S: Final = 4.0
+
+# Each statement is prepared once for each combination of types, and integers have the smallest type that they fit.
+PREPARED_MAX: Final = 500
 
 T = TypeVar("T")
 
@@ -33,8 +37,13 @@ class ImpatientConnection(Connection[Any]):
             raise NoAnswer(f"no answer within {PATIENCE_S:g} s") from None
 
 
-def open_connection(*, name: str, impatient: bool = False) -> Connection[Any]:
-    """Open a connection in autocommit to the default database; ``name`` is what PostgreSQL shows as its application.
+def open_connection(*, name: str, impatient: bool = False, prepare: bool = False) -> Connection[Any]:
+    """Open a connection in autocommit to the default database.
+
+    Args:
+        name: What PostgreSQL shows as its application.
+        impatient: See ``ImpatientConnection``.
+        prepare: Whether its statements are the same again and again, so that they are worth to be prepared, where that is allowed.
 
     Raises:
         psycopg.OperationalError: the database cannot be reached.
@@ -43,5 +52,8 @@ def open_connection(*, name: str, impatient: bool = False) -> Connection[Any]:
     # What belongs to Django's own wrapper, not to the connection.
     for key in ("pool", "cursor_factory", "context", "server_side_binding", "assume_role", "isolation_level"):
         parameters.pop(key, None)
-    parameters |= {"application_name": name, "autocommit": True, "prepare_threshold": None}
-    return (ImpatientConnection if impatient else Connection).connect(**parameters)
+    parameters |= {"application_name": name, "autocommit": True}
+    parameters["prepare_threshold"] = 0 if prepare and settings.VOICE_DB_PREPARE else None
+    connection = (ImpatientConnection if impatient else Connection).connect(**parameters)
+    connection.prepared_max = PREPARED_MAX
+    return connection

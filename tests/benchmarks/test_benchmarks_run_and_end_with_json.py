@@ -46,3 +46,13 @@ def test_the_crowd_is_measured(server: str) -> None:
     assert mine["rss_mb_before"] > 0
     assert mine["hostile_refused"] > 0
     assert mine["hostile_wrong"] == {}
+
+
+def test_admission_is_measured_beside_its_rivals_and_its_history_proved() -> None:
+    small = ["--waiting", "2", "--waiting", "8", "--blocks", "1", "--seconds", "0.3", "--trials", "1", "--workload", "hot"]
+    found = figures(bench("admission", *small))
+    for rival in ("row_lock", "orm", "valkey", "valkey_pipelined", "p99_share_of_row_lock"):
+        assert set(found[rival]) == {"2", "8"}
+        assert all(ratio > 0 for ratio in found[rival].values())
+    assert found["over_admitted"] == 0
+    assert found["history_clean"]
