@@ -124,6 +124,9 @@ class TenantView:
         return self.limit is not None and self.used >= self.limit + self.burst
 
 
+_Wish = tuple[frozenset[int], str, str, str, frozenset[int]]
+
+
 @dataclass(slots=True)
 class World:
     """Everything that a decision depends on. The counts move as the batch is decided.
@@ -140,6 +143,8 @@ class World:
     now: float = 0.0
     rates: dict[RateKey, Bucket] = field(default_factory=dict)
     spent_rates: set[RateKey] = field(default_factory=set)
+    # What ``usable`` found, by who asks for what: a stampede asks for the same again and again, and what it depends on stands still.
+    _found: dict[_Wish, tuple[list[BackendView], Reason | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def full(self) -> bool:
@@ -177,8 +182,7 @@ class Attempt:
     exclude: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The answer: admitted on ``backend_id`` when ``reason`` is None; else refused for ``reason``, or ``queued`` because of it.
 
     ``burst`` marks a session above its tenant's limit. ``rate`` is the scope whose rate of new sessions is used up, if that is why.
@@ -255,6 +259,14 @@ def fitting(world: World, tenant: TenantView, attempt: Attempt) -> tuple[list[Ba
 
 def usable(world: World, tenant: TenantView, attempt: Attempt) -> tuple[list[BackendView], Reason | None]:
     """Return the backends that could carry the session if they had room, or the reason why there are none."""
+    wish = (tenant.backends, attempt.pipeline, attempt.transport, attempt.backend, attempt.exclude)
+    known = world._found.get(wish)
+    if known is None:
+        known = world._found[wish] = _usable(world, tenant, attempt)
+    return known
+
+
+def _usable(world: World, tenant: TenantView, attempt: Attempt) -> tuple[list[BackendView], Reason | None]:
     allowed, reason = fitting(world, tenant, attempt)
     if reason is not None:
         return [], reason
@@ -341,6 +353,8 @@ def _choose(world: World, tenant: TenantView, attempt: Attempt, *, burst: bool) 
     found, reason = usable(world, tenant, attempt)
     if not found:
         return None, reason
+    if len(found) == 1:
+        return found[0], Reason.BACKEND_LIMIT if found[0].full_for(tenant.id) else None
     by_share = all(each.cap is not None for each in found)
 
     def rank(backend: BackendView) -> tuple[bool, bool, bool, bool, float, int]:
@@ -355,7 +369,7 @@ def _choose(world: World, tenant: TenantView, attempt: Attempt, *, burst: bool) 
             backend.id,
         )
 
-    best = found[0] if len(found) == 1 else min(found, key=rank)
+    best = min(found, key=rank)
     return best, Reason.BACKEND_LIMIT if best.full_for(tenant.id) else None
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from sessions_app.domain.admission import Attempt, Verdict
@@ -125,8 +126,7 @@ class BackendRef:
     provider: str
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """The answer to ``Admit`` and ``Move``.
 
     ``attached``: the session waits or lives already, on ``node_id``. ``spent``: it is over; its credential is good for nothing.

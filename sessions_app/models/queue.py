@@ -11,7 +11,7 @@ from sessions_app.models.sessions import Session
 class Waiter(models.Model):
     """A place in the queue. The row is there exactly as long as its session is queued."""
 
-    session = models.OneToOneField(Session, models.CASCADE, primary_key=True, related_name="waiter")
+    session = models.OneToOneField(Session, models.CASCADE, primary_key=True, related_name="waiter", db_constraint=False)
     tenant_id = models.BigIntegerField()
     user = models.CharField(max_length=255)
     pipeline = models.CharField(max_length=20, blank=True, default="")
@@ -45,7 +45,6 @@ class RateBucket(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["tenant_id", "user"], name="rate_bucket_of_a_user")]
-        indexes = [models.Index(fields=["at"], name="rate_buckets_by_time")]
 
     def __str__(self) -> str:
         return f"{self.tenant_id} {self.user}: {self.tokens:.1f}"

@@ -29,12 +29,13 @@ class Session(models.Model):
     """One attempt and what became of it. Its id is that of the connect token that asked."""
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    tenant = models.ForeignKey(Tenant, models.PROTECT, related_name="+", db_index=False)
+    # The ledger, its only writer, holds the locks of both; who deletes one of them is refused by trigger.
+    tenant = models.ForeignKey(Tenant, models.PROTECT, related_name="+", db_index=False, db_constraint=False)
     user = models.CharField(max_length=255)
     state = models.CharField(max_length=12, choices=STATES)
     reason = models.CharField(max_length=32, blank=True, default="")
     detail = models.CharField(max_length=300, blank=True, default="")
-    backend = models.ForeignKey(Backend, models.PROTECT, null=True, related_name="+", db_index=False)
+    backend = models.ForeignKey(Backend, models.PROTECT, null=True, related_name="+", db_index=False, db_constraint=False)
     pipeline = models.CharField(max_length=20, blank=True, default="")
     transport = models.CharField(max_length=20, blank=True, default="")
     metadata = models.JSONField(default=dict)
@@ -77,7 +78,7 @@ class SessionEvent(models.Model):
     """One change of a session, for ever: appended in the transaction that made it, never edited."""
 
     id = models.BigAutoField(primary_key=True)
-    session = models.ForeignKey(Session, models.CASCADE, related_name="events", db_index=False)
+    session = models.ForeignKey(Session, models.CASCADE, related_name="events", db_index=False, db_constraint=False)
     seq = models.BigIntegerField(help_text="Sequence number of the ledger's transaction, taken under its locks.")
     old = models.CharField(max_length=12, blank=True, default="")
     new = models.CharField(max_length=12)
@@ -103,7 +104,7 @@ class SessionEvent(models.Model):
 class Slot(models.Model):
     """One unit of concurrency in use. The row is there exactly as long as its session is in a slot-holding state."""
 
-    session = models.OneToOneField(Session, models.CASCADE, primary_key=True, related_name="slot")
+    session = models.OneToOneField(Session, models.CASCADE, primary_key=True, related_name="slot", db_constraint=False)
     tenant_id = models.BigIntegerField()
     backend_id = models.BigIntegerField()
     user = models.CharField(max_length=255)

@@ -90,12 +90,17 @@ def look(cursor: Any, *, tenants: Collection[int] = (), users: Sequence[tuple[in
     """
     cursor.execute(_WAITING_TENANTS)
     wanted = {*tenants, *(row[0] for row in cursor.fetchall())}
-    cursor.execute(world.MARK, {"tenants": ",".join(map(str, sorted(wanted)))})
-    now = cursor.fetchall()[0][2]
+    cursor.execute("SELECT clock_timestamp()")
+    now = cursor.fetchall()[0][0]
     scene = world.read(
-        cursor, now=now, stale_s=settings.VOICE_PROBE_STALE_S, user_tenants=[each for each, _ in users], users=[each for _, each in users]
+        cursor,
+        now=now,
+        stale_s=settings.VOICE_PROBE_STALE_S,
+        tenants=wanted,
+        user_tenants=[each for each, _ in users],
+        users=[each for _, each in users],
     )
-    cursor.execute(world.WAITERS, {"absent": True, "waiters": MOST})
+    cursor.execute(world.WAITERS, {"tenants": sorted(wanted), "absent": True, "waiters": MOST})
     rows = cursor.fetchall()
     cursor.execute(
         _RELEASES, {"most": MOST_EVENTS, "over": RELEASES_OVER_S, "slots": sorted(SLOT_STATES), "over_states": sorted(FINAL_STATES)}

@@ -8,16 +8,13 @@ Refuses: the network; a batch above ``MAX_BATCH``. Two pipelined round trips: lo
 sent again after a lost connection: its ids make it harmless.
 """
 
-import json
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any, Final
 
 import psycopg
 from django.conf import settings
 
 from sessions_app.domain.operations import Operation, Promoted, Result
-from sessions_app.selectors import world
 from sessions_app.services import ledger_sql as sql
 from sessions_app.services import ledger_world
 from sessions_app.services.ledger_batch import Batch, Floods
@@ -90,82 +87,27 @@ class Ledger:
         who = {
             "tenants": batch.tenant_ids,
             "sessions": batch.session_ids,
+            "known": batch.known_ids,
             "resumed": batch.resumed_ids,
             "users": batch.users,
             "user_tenants": batch.user_tenants,
             "promote": batch.promotes,
             "queues": batch.queues,
             "waiters": batch.waiters,
+            "capped": self._platform_capped,
+            "probe_stale_s": settings.VOICE_PROBE_STALE_S,
         }
         with connection.pipeline():
             connection.execute("BEGIN")
             connection.execute(sql.SETTINGS, (str(LOCK_TIMEOUT_MS), str(STATEMENT_TIMEOUT_MS), str(IDLE_TIMEOUT_MS)))
-            locked = connection.execute(sql.LOCK_TENANTS, who)
-            connection.execute(sql.ASKING, who)
-            locked_backends = connection.execute(sql.LOCK_BACKENDS, who)
-            connection.execute(sql.LOCK_PLATFORM if self._platform_capped else sql.LOCK_PLATFORM_SHARED)
-            sequence = connection.execute(sql.SEQUENCE)
-            sessions = connection.execute(sql.SESSIONS, who)
-            slots = connection.execute(sql.SLOTS, (batch.session_ids,))
-            own_waiters = connection.execute(sql.OWN_WAITERS, who)
-            tenants = connection.execute(world.TENANTS)
-            backends = connection.execute(world.BACKENDS, (settings.VOICE_PROBE_STALE_S,))
-            platform = connection.execute(world.PLATFORM)
-            users = connection.execute(world.USERS, who)
-            rates = connection.execute(world.RATES, who)
-            reservations = connection.execute(world.RESERVATIONS)
-            waiters = connection.execute(sql.WAITERS, who) if batch.promotes else None
-        seq, now = sequence.fetchall()[0]
-        scene = world.scene(
-            now=now,
-            tenants=tenants.fetchall(),
-            backends=backends.fetchall(),
-            platform=platform.fetchall()[0],
-            users=users.fetchall(),
-            rates=rates.fetchall(),
-            reservations=reservations.fetchall(),
-            usable={row[0] for row in locked_backends.fetchall()},
-        )
-        first = waiters.fetchall() if waiters is not None else []
-        every = [*first, *own_waiters.fetchall()]
-        scene.world.user_used.update({(row[1], row[2]): row[12] for row in every if row[12] is not None})
-        waiting = {row[0]: world.waiting(row, now) for row in every}
-        held = ledger_world.held(slots.fetchall())
-        locked_tenants = set(locked.fetchall()[0][1] or ())
-        return Loaded(
-            seq=seq,
-            now=now,
-            scene=scene,
-            known=ledger_world.known(sessions.fetchall()),
-            held=held,
-            waiting=waiting,
-            seen_to=ledger_world.seen_to([waiting[row[0]] for row in first], batch.waiters),
-            unlocked=any(each.tenant_id not in locked_tenants for each in held.values())
-            or any(each.attempt.tenant_id not in locked_tenants for each in waiting.values()),
-        )
+            cursor = connection.execute(sql.OPEN, (sql.encode(who),))
+        return ledger_world.loaded(sql.opened(cursor.fetchall()[0][0]), waiters=batch.waiters)
 
     def _write(self, batch: Batch, loaded: Loaded) -> None:
-        writes = batch.writes
-        at = {"now": loaded.now, "seq": loaded.seq}
+        lists = [sql.encode(rows) if (rows := getattr(batch.writes, name)) else None for name in sql.LISTS]
         with self._connection.pipeline():
-            for statement, rows in (
-                (sql.INSERT_SESSIONS, writes.sessions),
-                (sql.PROMOTE_SESSIONS, writes.promoted),
-                (sql.INSERT_SLOTS, writes.slots),
-                (sql.INSERT_WAITERS, writes.waiters),
-                (sql.UPDATE_SESSIONS, writes.changes),
-                (sql.UPDATE_SLOTS, writes.slot_changes),
-                (sql.UPDATE_WAITERS, writes.waiter_changes),
-                (sql.DELETE_SLOTS, writes.freed),
-                (sql.DELETE_WAITERS, writes.left),
-                (sql.INSERT_EVENTS, writes.events),
-                (sql.UPSERT_RATES, writes.rates),
-                (sql.COUNT_ATTEMPTS, writes.attempts),
-                (sql.INSERT_CAPACITY, writes.new_counters),
-                (sql.UPDATE_CAPACITY, writes.counters),
-            ):
-                if rows:
-                    self._connection.execute(statement, {**_columns(rows), **at, "expected": len(rows)})
+            if any(lists):
+                self._connection.execute(sql.WRITE, (loaded.now, loaded.seq, *lists))
             self._connection.execute("COMMIT")
 
     def _roll_back(self) -> None:
@@ -174,14 +116,3 @@ class Ledger:
                 self._connection.execute("ROLLBACK")
         except psycopg.Error:
             self._connection.close()
-
-
-def _columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Turn rows into one array a column, for unnest; mappings and lists become JSON text."""
-    return {name: [_value(row[name]) for row in rows] for name in rows[0]}
-
-
-def _value(value: Any) -> Any:
-    if isinstance(value, dict | list):
-        return json.dumps(value)
-    return value.value if isinstance(value, StrEnum) else value

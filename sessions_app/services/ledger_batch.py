@@ -6,7 +6,6 @@ out of the time that the locks are held.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
@@ -32,7 +31,7 @@ from sessions_app.domain.operations import (
 from sessions_app.domain.queueing import Waiter
 from sessions_app.domain.states import Reason, State
 from sessions_app.selectors.world import Waiting
-from sessions_app.services.ledger_book import Book, Writes, vector
+from sessions_app.services.ledger_book import Book, Writes
 from sessions_app.services.ledger_life import Life
 from sessions_app.services.ledger_world import Held, Known, Loaded
 
@@ -71,6 +70,7 @@ class Batch:
         self.tenant_ids = sorted({each.attempt.tenant_id for each in asking})
         self.session_ids = [_session_id(each) for each in operations if not isinstance(each, Promote)]
         self.resumed_ids = [each.session_id for each in operations if isinstance(each, Resume)]
+        self.known_ids = [each.attempt.session_id for each in asking] + self.resumed_ids
         pairs = {(each.attempt.tenant_id, each.attempt.user) for each in asking}
         self.user_tenants, self.users = [tenant for tenant, _ in pairs], [user for _, user in pairs]
         alone = all(isinstance(each, Promote) for each in operations)
@@ -132,10 +132,7 @@ class Batch:
         if backend is None:
             raise RuntimeError("a promotion has a backend")
         waited_ms = round((self._loaded.now - waiting.since).total_seconds() * 1000)
-        self._book.leave(waiting)
-        self._book.promote(waiting, verdict)
-        self._book.event(attempt, State.QUEUED, State.STARTING, "", node_id, backend.id, detail={"waited_ms": waited_ms})
-        self._book.take(attempt, backend.id, node_id, waiting.generation, waiting.floor)
+        self._book.promote(waiting, verdict, backend.id, waited_ms)
         # What comes behind it in this batch finds its slot.
         self._loaded.held[attempt.session_id] = Held(
             attempt.session_id, attempt.tenant_id, backend.id, attempt.user, State.STARTING, node_id, None, False, State.STARTING,
@@ -161,33 +158,18 @@ class Batch:
         if state is State.REJECTED and self._floods.overflows(attempt.tenant_id, reason, int(loaded.now.timestamp())):
             self._book.refused(attempt.tenant_id, reason)
             return answer
-        self._insert(operation, verdict, state, reason)
+        place = loaded.seq * 1_000 + len(self.writes.sessions) if state is State.QUEUED else None
+        self._book.begin(operation, verdict, state, place)
         if backend is not None:
-            self._book.take(attempt, backend.id, operation.node_id)
             loaded.held[attempt.session_id] = Held(
                 attempt.session_id, attempt.tenant_id, backend.id, attempt.user, state, operation.node_id, None, False, loaded=state
             )
-        elif state is State.QUEUED:
-            place = loaded.seq * 1_000 + len(self.writes.waiters)
-            self._book.wait(attempt, operation.node_id, place)
+        elif place is not None:
             waiter = Waiter(attempt, loaded.now.timestamp(), place)
             loaded.waiting[attempt.session_id] = Waiting(waiter, operation.node_id, loaded.now, None, False, 1, 1)
         # Asked twice in one batch: the second finds the first.
         loaded.known[attempt.session_id] = Known(state, operation.node_id, verdict.pipeline, attempt.tenant_id, attempt.user, backend)
         return answer
-
-    def _insert(self, operation: Admit, verdict: Verdict, state: State, reason: str) -> None:
-        attempt, now = operation.attempt, self._loaded.now
-        # Why it waits is told by its event; a reason in the record is why it came to its state, or its end.
-        stored = "" if state is State.QUEUED else reason
-        self.writes.sessions.append({
-            "id": attempt.session_id, "tenant": attempt.tenant_id, "user": attempt.user, "state": state, "reason": stored,
-            "backend": verdict.backend_id, "pipeline": verdict.pipeline or attempt.pipeline, "transport": attempt.transport,
-            "metadata": dict(operation.metadata), "node": operation.node_id, "limits": vector(verdict),
-            "ended": now if state is State.REJECTED else None, "started": now if verdict.admitted else None, "trace": operation.trace_id,
-            "burst": verdict.burst, "queued": now if state is State.QUEUED else None,
-        })  # fmt: skip
-        self._book.event(attempt, "", state, reason, operation.node_id, verdict.backend_id)
 
     def _asked_before(self, attempt: Attempt, known: Known) -> Admitted:
         """Answer for a credential that was used before: its session waits or lives, or it is spent."""
@@ -200,7 +182,7 @@ class Batch:
         state = held.state if held is not None else known.state
         node = mine.node_id if mine is not None else known.node_id
         answer = self._answer(attempt, Verdict(None, (), queued=state is State.QUEUED), state, node, known.backend, known.pipeline)
-        return Admitted(**{name: getattr(answer, name) for name in Admitted.__slots__} | {"attached": True})
+        return answer._replace(attached=True)
 
     def _move(self, operation: Move) -> Admitted:
         attempt, loaded = operation.attempt, self._loaded
@@ -223,7 +205,7 @@ class Batch:
         """Let who asks again in this batch hear where the session is now."""
         known = self._loaded.known.get(attempt.session_id)
         if known is not None:
-            self._loaded.known[attempt.session_id] = replace(known, state=State.STARTING, backend=backend, pipeline=verdict.pipeline)
+            self._loaded.known[attempt.session_id] = known._replace(state=State.STARTING, backend=backend, pipeline=verdict.pipeline)
 
     def _backend(self, verdict: Verdict) -> BackendRef | None:
         return self._loaded.scene.refs[verdict.backend_id] if verdict.backend_id is not None else None

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sessions_app.domain.admission import Attempt, Verdict
+from sessions_app.domain.admission import Attempt, Limit, Verdict
+from sessions_app.domain.operations import Admit
 from sessions_app.domain.rates import Bucket, RateKey
 from sessions_app.domain.states import State
 from sessions_app.selectors.world import Waiting
@@ -19,22 +20,21 @@ Row = dict[str, Any]
 
 @dataclass(slots=True)
 class Writes:
-    """Rows for the second round trip, named after the columns of ``ledger_sql``."""
+    """Rows for the second round trip, as ``voice_write`` takes them.
+
+    Of a new session ``sessions`` tells all: its record, its first event, and the slot or the place that it got.
+    """
 
     sessions: list[Row] = field(default_factory=list)
-    slots: list[Row] = field(default_factory=list)
-    waiters: list[Row] = field(default_factory=list)
     promoted: list[Row] = field(default_factory=list)
+    left: list[UUID] = field(default_factory=list)
     changes: list[Row] = field(default_factory=list)
     slot_changes: list[Row] = field(default_factory=list)
     waiter_changes: list[Row] = field(default_factory=list)
-    freed: list[Row] = field(default_factory=list)
-    left: list[Row] = field(default_factory=list)
     events: list[Row] = field(default_factory=list)
     rates: list[Row] = field(default_factory=list)
     attempts: list[Row] = field(default_factory=list)
     counters: list[Row] = field(default_factory=list)
-    new_counters: list[Row] = field(default_factory=list)
 
 
 class Book:
@@ -112,23 +112,22 @@ class Book:
         """Note a change of the slot alone."""
         self._touched[held.session_id] = held
 
-    def take(self, attempt: Attempt, backend_id: int, node: UUID | None, generation: int = 1, floor: int = 1) -> None:
-        """Give a slot to a session that had none."""
-        self.writes.slots.append({
-            "id": attempt.session_id, "tenant": attempt.tenant_id, "backend": backend_id, "user": attempt.user, "state": State.STARTING,
-            "node": node, "generation": generation, "floor": floor,
+    # --- what is new -----------------------------------------------------------------------------------------------------
+    def begin(self, operation: Admit, verdict: Verdict, state: State, place: int | None) -> None:
+        """Note a new session; ``place`` in the queue, where it waits."""
+        attempt = operation.attempt
+        self.writes.sessions.append({
+            "id": attempt.session_id, "tenant": attempt.tenant_id, "user": attempt.user, "state": state, "reason": verdict.reason or "",
+            "backend": verdict.backend_id, "pipeline": verdict.pipeline or attempt.pipeline, "transport": attempt.transport,
+            "metadata": operation.metadata, "node": operation.node_id, "limits": vector(verdict), "trace": operation.trace_id,
+            "burst": verdict.burst, "place": place, "wanted": attempt.backend,
         })  # fmt: skip
-        self.slot(attempt.tenant_id, backend_id, 1)
+        if verdict.backend_id is not None:
+            self.slot(attempt.tenant_id, verdict.backend_id, 1)
+        elif place is not None:
+            self.queue(attempt.tenant_id, 1)
 
     # --- what waits ------------------------------------------------------------------------------------------------------
-    def wait(self, attempt: Attempt, node: UUID, place: int) -> None:
-        """Give a place in the queue."""
-        self.writes.waiters.append({
-            "id": attempt.session_id, "tenant": attempt.tenant_id, "user": attempt.user, "pipeline": attempt.pipeline,
-            "transport": attempt.transport, "backend": attempt.backend, "node": node, "place": place,
-        })  # fmt: skip
-        self.queue(attempt.tenant_id, 1)
-
     def turn(self, waiting: Waiting) -> None:
         """Note a change of a place: its node, its client's absence, its tokens."""
         self._moved[waiting.attempt.session_id] = waiting
@@ -136,7 +135,7 @@ class Book:
     def leave(self, waiting: Waiting) -> None:
         """Take a place away."""
         waiting.over = True
-        self.writes.left.append({"id": waiting.attempt.session_id})
+        self.writes.left.append(waiting.attempt.session_id)
         self.queue(waiting.attempt.tenant_id, -1)
 
     def quit(self, waiting: Waiting, new: State, reason: str, detail: str) -> None:
@@ -146,12 +145,17 @@ class Book:
             "backend": None, "pipeline": "", "activated": False, "over": True,
         })  # fmt: skip
 
-    def promote(self, waiting: Waiting, verdict: Verdict) -> None:
-        """Change the record of a session that waited and has a slot now."""
+    def promote(self, waiting: Waiting, verdict: Verdict, backend_id: int, waited_ms: int) -> None:
+        """Give a slot to a session that waited."""
+        attempt, node = waiting.attempt, waiting.node_id
+        self.leave(waiting)
         self.writes.promoted.append({
-            "id": waiting.attempt.session_id, "backend": verdict.backend_id, "pipeline": verdict.pipeline, "limits": vector(verdict),
-            "burst": verdict.burst, "node": waiting.node_id,
+            "id": attempt.session_id, "tenant": attempt.tenant_id, "user": attempt.user, "backend": backend_id,
+            "pipeline": verdict.pipeline, "limits": vector(verdict), "burst": verdict.burst, "node": node,
+            "generation": waiting.generation, "floor": waiting.floor,
         })  # fmt: skip
+        self.event(attempt, State.QUEUED, State.STARTING, "", node, backend_id, detail={"waited_ms": waited_ms})
+        self.slot(attempt.tenant_id, backend_id, 1)
 
     # --- the end -----------------------------------------------------------------------------------------------------------
     def close(self, counters: set[tuple[str, int]]) -> None:
@@ -161,9 +165,8 @@ class Book:
             writes.changes.append({
                 "id": held.session_id, "old": held.loaded, "new": held.state, "reason": held.reason, "detail": held.detail,
                 "node": held.node_id, "backend": held.backend_id, "pipeline": held.pipeline, "activated": held.activated, "over": held.over,
+                "freed": held.over,
             })  # fmt: skip
-            if held.over:
-                writes.freed.append({"id": held.session_id})
         for held in (self._changed | self._touched).values():
             if not held.over:
                 writes.slot_changes.append({
@@ -183,15 +186,21 @@ class Book:
         # In one order everywhere: two transactions that take the same rows in different orders deadlock.
         writes.rates.sort(key=lambda row: (row["tenant"], row["user"]))
         keys = sorted(key for key in {*self._active, *self._queued} if self._active[key] or self._queued[key])
-        writes.counters = [{"scope": key[0], "ref": key[1], "change": self._active[key], "waiting": self._queued[key]} for key in keys]
-        writes.new_counters = [{"scope": scope, "ref": ref} for scope, ref in keys if (scope, ref) not in counters]
+        writes.counters = [
+            {"scope": key[0], "ref": key[1], "change": self._active[key], "waiting": self._queued[key], "new": key not in counters}
+            for key in keys
+        ]
 
 
 def vector(verdict: Verdict) -> list[Row]:
     """Return a verdict's limits as they are stored; what is nothing special is left out."""
-    return [
-        {"scope": each.scope, "used": each.used, "limit": each.limit}
-        | ({"reserved": each.reserved} if each.reserved else {})
-        | ({"burst": each.burst} if each.burst else {})
-        for each in verdict.limits
-    ]
+    return [_entry(each) for each in verdict.limits]
+
+
+def _entry(limit: Limit) -> Row:
+    entry: Row = {"scope": limit.scope, "used": limit.used, "limit": limit.limit}
+    if limit.reserved:
+        entry["reserved"] = limit.reserved
+    if limit.burst:
+        entry["burst"] = limit.burst
+    return entry

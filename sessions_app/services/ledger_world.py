@@ -1,6 +1,6 @@
 """What a batch of the ledger is decided in: the rows of its first round trip, read into values.
 
-Owns: the meaning of the columns of ``ledger_sql``; those of limits and counters are ``selectors.world``'s.
+Owns: the meaning of the columns of ``voice_open``; those of limits and counters are ``selectors.world``'s.
 Refuses: a connection, and deciding anything.
 """
 
@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sessions_app.domain.operations import BackendRef
 from sessions_app.domain.states import State
+from sessions_app.selectors import world
 from sessions_app.selectors.world import Scene, Waiting
+from sessions_app.services.ledger_sql import Opened
 
 
 @dataclass(slots=True)
@@ -41,8 +43,7 @@ class Held:
     new: bool = False  # it got its slot in this batch
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """A session that has a record."""
 
     state: State
@@ -63,7 +64,7 @@ class Loaded:
     seq: int
     now: datetime
     scene: Scene
-    known: dict[UUID, Known]
+    known: dict[UUID, Known]  # of those that are asked for, or come back
     held: dict[UUID, Held]
     waiting: dict[UUID, Waiting]  # the batch's own, and those who may be promoted
     unlocked: bool  # a slot or waiter came between the locks and the look: its tenant is not locked
@@ -75,11 +76,38 @@ class Loaded:
         return last is None or (waiting.since, waiting.waiter.place) <= last
 
 
-def known(rows: Iterable[Sequence[Any]]) -> dict[UUID, Known]:
-    """Read the rows of ``SESSIONS``."""
-    return {
-        row[0]: Known(State(row[1]), row[2], row[3], row[4], row[5], BackendRef(*row[6:9]) if row[6] else None, *row[9:12]) for row in rows
+def _rows(columns: Sequence[Sequence[Any] | None] | None) -> Iterable[Sequence[Any]]:
+    """Turn columns into rows; without rows there are no columns, or each is None."""
+    return zip(*columns, strict=True) if columns and columns[0] is not None else ()
+
+
+def loaded(opened: Opened, *, waiters: int) -> Loaded:
+    """Read what ``voice_open`` returned; ``waiters`` is how many of a tenant it looked at."""
+    now = opened.now
+    scene = world.scene(opened.world, now=now, usable=set(opened.usable))
+    first = opened.first or []
+    every = [*first, *(opened.own or ())]
+    scene.world.user_used.update({(row[1], row[2]): row[12] for row in every if row[12] is not None})
+    waiting = {row[0]: world.waiting(row, now) for row in every}
+    held = {
+        row[0]: Held(row[0], row[1], row[2], row[3], state := State(row[4]), row[5], row[6], row[7], state, *row[8:12])
+        for row in _rows(opened.slots)
     }
+    locked = set(opened.locked)
+    return Loaded(
+        seq=opened.seq,
+        now=now,
+        scene=scene,
+        known={
+            row[0]: Known(State(row[1]), row[2], row[3], row[4], row[5], scene.refs[row[6]] if row[6] else None, *row[7:10])
+            for row in _rows(opened.known)
+        },
+        held=held,
+        waiting=waiting,
+        seen_to=seen_to([waiting[row[0]] for row in first], waiters),
+        unlocked=any(each.tenant_id not in locked for each in held.values())
+        or any(each.attempt.tenant_id not in locked for each in waiting.values()),
+    )
 
 
 def seen_to(first: Sequence[Waiting], most: int) -> dict[int, tuple[datetime, int]]:
@@ -91,10 +119,3 @@ def seen_to(first: Sequence[Waiting], most: int) -> dict[int, tuple[datetime, in
         if counts[tenant_id] >= most and (tenant_id not in last or came > last[tenant_id]):
             last[tenant_id] = came
     return last
-
-
-def held(rows: Iterable[Sequence[Any]]) -> dict[UUID, Held]:
-    """Read the rows of ``SLOTS``."""
-    return {
-        row[0]: Held(row[0], row[1], row[2], row[3], State(row[4]), row[5], row[6], bool(row[7]), State(row[4]), *row[8:12]) for row in rows
-    }

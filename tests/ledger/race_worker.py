@@ -1,11 +1,12 @@
 """The processes of the race test: each with several connections and as many ledgers, that all ask for one slot when told to.
 
-Reads ``TENANT_ID`` lines, answers each with the ids of the sessions that were admitted. With ``--without-lock`` the ledger's statements
-are replaced before the first batch: the same reads without the advisory locks. The product has no such switch.
+Reads ``TENANT_ID`` lines, answers each with the ids of the sessions that were admitted. With ``--without-lock`` they find
+another function than the one that locks: the same reads without the advisory locks. The product has no such switch.
 """
 
 import multiprocessing
 import os
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -20,7 +21,6 @@ import uuid_utils.compat
 
 from sessions_app.domain.admission import Attempt
 from sessions_app.domain.operations import Admit, Admitted
-from sessions_app.services import ledger_sql
 from sessions_app.services.connections import open_connection
 from sessions_app.services.ledger import RETRYABLE, Ledger
 from tests.world import NODE
@@ -29,15 +29,25 @@ NAME = "race"
 PROCESSES = 8
 CONNECTIONS = 8  # of each process
 ATTEMPTS = PROCESSES * CONNECTIONS
+PATH = ["public"]  # where a connection looks for functions
 
 
 def take_the_lock_out() -> None:
-    """Leave what is read as it is, and lock nothing."""
-    for name in ("LOCK_TENANTS", "LOCK_BACKENDS", "LOCK_PLATFORM", "LOCK_PLATFORM_SHARED"):
-        statement = getattr(ledger_sql, name)
-        assert "pg_advisory_xact_lock" in statement
-        statement = statement.replace("pg_advisory_xact_lock_shared(", "abs(").replace("pg_advisory_xact_lock(", "abs(")
-        setattr(ledger_sql, name, statement)
+    """Let the ledgers of this process find another ``voice_lock`` first: it reads what the product's reads, and locks nothing."""
+    with open_connection(name=NAME) as connection:
+        (definition,) = connection.execute("SELECT pg_get_functiondef('public.voice_lock'::regproc)").fetchall()[0]
+        assert "pg_advisory_xact_lock(" in definition
+        assert "pg_advisory_xact_lock_shared(" in definition
+        unlocked = re.sub(r"pg_advisory_xact_lock(_shared)?\(", "abs(", definition)
+        connection.execute("CREATE SCHEMA IF NOT EXISTS without_lock")
+        connection.execute(unlocked.replace("FUNCTION public.voice_lock", "FUNCTION without_lock.voice_lock"))
+    PATH.insert(0, "without_lock")
+
+
+def new_ledger() -> Ledger:
+    connection = open_connection(name=NAME)
+    connection.execute(f"SET search_path = {', '.join(PATH)}")
+    return Ledger(connection)
 
 
 def ask(ledger: Ledger, tenant_id: int) -> str:
@@ -53,7 +63,7 @@ def ask(ledger: Ledger, tenant_id: int) -> str:
 
 
 def serve(commands: "Connection[list[str], int]") -> None:
-    ledgers = [Ledger(open_connection(name=NAME)) for _ in range(CONNECTIONS)]
+    ledgers = [new_ledger() for _ in range(CONNECTIONS)]
     commands.send([])
     with ThreadPoolExecutor(CONNECTIONS) as threads:
         while True:

@@ -151,3 +151,14 @@ def test_what_has_history_cannot_be_deleted(session: Session) -> None:
         with pytest.raises(DatabaseError), transaction.atomic():
             row.delete()
     assert Backend.objects.exists()
+
+
+@pytest.mark.parametrize("table", ["tenants_tenant", "sessions_app_backend"])
+def test_what_a_session_names_cannot_be_deleted(session: Session, sql: psycopg.Connection[Any], table: str) -> None:
+    named = session.tenant_id if table == "tenants_tenant" else session.backend_id
+    before = rows()
+    with pytest.raises(psycopg.errors.ForeignKeyViolation), sql.transaction():
+        sql.execute("DELETE FROM tenants_quota")
+        sql.execute("DELETE FROM sessions_app_backendhealth")
+        sql.execute(f"DELETE FROM {table} WHERE id = %s", (named,))
+    assert rows() == before

@@ -2,7 +2,7 @@
 
 Reads one line of JSON: a plan for each ledger. A plan is a list of operations for one batch (``["admit", tenant, user]`` or
 ``["end", session]``), or ``["flood", tenant, rounds]``: batches of new attempts, and of ends of what this ledger let in or promoted.
-Answers with one line: what became of each. With ``--without-lock`` the ledger's statements are replaced, as in the race for one cap.
+Answers with one line: what became of each. With ``--without-lock`` nothing is locked, as in the race for one cap.
 """
 
 import json
@@ -27,9 +27,8 @@ import uuid_utils.compat
 from sessions_app.domain.admission import Attempt
 from sessions_app.domain.operations import Admit, Admitted, End, Operation, Result
 from sessions_app.domain.states import Reason, State
-from sessions_app.services.connections import open_connection
 from sessions_app.services.ledger import RETRYABLE, Ledger
-from tests.ledger.race_worker import take_the_lock_out
+from tests.ledger.race_worker import new_ledger, take_the_lock_out
 from tests.world import NODE
 
 NAME = "queue race"
@@ -90,7 +89,7 @@ def act(ledger: Ledger, plan: list[Any], seed: int) -> dict[str, Any]:
 
 
 def serve(commands: "Connection[Any, Any]", number: int) -> None:
-    ledgers = [Ledger(open_connection(name=NAME)) for _ in range(CONNECTIONS)]
+    ledgers = [new_ledger() for _ in range(CONNECTIONS)]
     seeds = [number * CONNECTIONS + each for each in range(CONNECTIONS)]
     commands.send([])
     with ThreadPoolExecutor(CONNECTIONS) as threads:
