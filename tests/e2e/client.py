@@ -2,8 +2,9 @@
 
 import json
 import socket
+import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,17 @@ class Closed:
     """How the server closed; 1006 where it said nothing."""
 
     code: int
+
+
+class Attentive(ClientConnection):
+    """Hears what came together with the close, also where nothing can be sent any more; the library forgets it then."""
+
+    def send_data(self) -> None:
+        if threading.current_thread() is not self.recv_events_thread:
+            super().send_data()
+            return
+        with suppress(OSError):
+            super().send_data()
 
 
 class Call:
@@ -45,6 +57,7 @@ class Call:
             proxy=None,
             max_size=None,
             open_timeout=SOON_S,
+            create_connection=Attentive,
         )
         self.socket: ClientConnection = self._open.enter_context(opening)
 
