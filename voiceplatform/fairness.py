@@ -2,9 +2,10 @@
 
 A WebSocket's frames are parsed in Python, some ten microseconds each, and the smallest has six bytes: what one read of a socket
 brings (256 KiB with uvloop) may take the loop for a second, and everybody's audio with it. A handshake takes a millisecond or three,
-and they come in crowds. So each connection has a small allowance of processor time, which honest audio never uses up; beyond it,
-and for all handshakes, connections stand in a line, of which ``SLICE_S`` is served at a time, and then nobody for a multiple of
-what it took.
+and they come in crowds. So each connection has a small allowance of processor time; beyond it, and for all handshakes, connections
+stand in a line, of which ``SLICE_S`` is served at a time, and then nobody for a multiple of what it took. Audio at the pace of speech
+uses nothing of that allowance, however slow the machine is: what it costs is free by the piece, as long as the bytes are as many as
+speech has.
 Refuses: buffering; a connection is not read while it waits.
 """
 
@@ -16,7 +17,10 @@ from typing import Final, Protocol
 
 PIECE_BYTES: Final = 1024  # one frame of 20 ms
 SLICE_S: Final = 0.002  # of processor time
-FREE_SHARE: Final = 0.006  # of the loop, for each connection: 50 frames of audio a second need 0.0005 to 0.004
+PIECE_FREE_S: Final = 0.0003  # of processor time: a frame of audio takes 0.01 to 0.15 ms, as many of the smallest frames as fit 8 ms
+SPEECH_BYTES_PER_S: Final = 72_000  # 24 kHz, 16 bit, and half as much again
+SPEECH_BYTES: Final = 65_536  # that may be caught up with at once
+FREE_SHARE: Final = 0.003  # of the loop, for each connection, beyond speech
 FREE_S: Final = 0.005  # of processor time that may be saved up
 FIRST_S: Final = 0.001  # what a connection begins with
 DOOR_REST: Final = 1.0  # see ``Line``: what is let in runs in the meantime
@@ -72,13 +76,13 @@ class Turns:
         read_on: Reads again.
     """
 
-    __slots__ = ("_free_s", "_held", "_hold", "_left", "_line", "_parse", "_read_on", "_seen", "waiting")
+    __slots__ = ("_free_s", "_held", "_hold", "_left", "_line", "_parse", "_read_on", "_seen", "_speech", "waiting")
 
     def __init__(self, line: Line, *, parse: Callable[[bytes], None], hold: Callable[[], None], read_on: Callable[[], None]) -> None:
         self._line, self._parse, self._hold, self._read_on = line, parse, hold, read_on
         self._left = bytearray()
         self._held = False
-        self._free_s, self._seen = FIRST_S, time.monotonic()
+        self._free_s, self._speech, self._seen = FIRST_S, float(SPEECH_BYTES), time.monotonic()
         self.waiting = False
 
     def take(self, data: bytes) -> None:
@@ -87,12 +91,10 @@ class Turns:
         if self.waiting:
             return
         now = time.monotonic()
-        self._free_s = min(FREE_S, self._free_s + (now - self._seen) * FREE_SHARE)
-        self._seen = now
-        if self._free_s > 0:
-            began = time.thread_time()
-            self._go(began + min(SLICE_S, self._free_s))
-            self._free_s -= time.thread_time() - began
+        past_s, self._seen = now - self._seen, now
+        self._free_s = min(FREE_S, self._free_s + past_s * FREE_SHARE)
+        self._speech = min(SPEECH_BYTES, self._speech + past_s * SPEECH_BYTES_PER_S)
+        self._go_freely()
         if self._left:
             self.waiting = True
             self._line.join(self)
@@ -116,14 +118,31 @@ class Turns:
         self._left.clear()
         self._parse, self._hold, self._read_on = _take_nothing, _do_nothing, _do_nothing
 
+    def _go_freely(self) -> None:
+        """Parse for as long as the allowance lasts, and for ``SLICE_S`` at most."""
+        began = time.thread_time()
+        until, before = began + SLICE_S, began
+        while self._left and self._free_s > 0 and before < until:
+            size = self._parse_piece()
+            after = time.thread_time()
+            took, before = after - before, after
+            if self._speech >= size:
+                self._speech -= size
+                took = max(0.0, took - PIECE_FREE_S)
+            self._free_s -= took
+
     def _go(self, until: float) -> None:
-        left = self._left
-        while left:
-            piece = bytes(left[:PIECE_BYTES])
-            del left[:PIECE_BYTES]
-            self._parse(piece)
+        while self._left:
+            self._parse_piece()
             if time.thread_time() >= until:
                 return
+
+    def _parse_piece(self) -> int:
+        left = self._left
+        piece = bytes(left[:PIECE_BYTES])
+        del left[:PIECE_BYTES]
+        self._parse(piece)
+        return len(piece)
 
 
 class Door:
