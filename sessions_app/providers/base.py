@@ -1,17 +1,17 @@
 """The contract between the platform and a voice backend.
 
-Owns: the words that both sides use (``OpenRequest``, ``ProviderSession``, ``ProviderEvent``, …) and ``Provider``, which every backend
-implements.
+Owns: the words that both sides use (``OpenRequest``, ``ProviderSession``, ``ProviderEvent``, …), ``Provider``, which every backend
+implements, and ``RoomProvider``, which those add whose sessions live in rooms that clients enter by themselves.
 Refuses: time limits, retries, health and capacity. The caller puts ``asyncio.timeout`` around every call and decides what a failure
 means, so an implementation must be safe to cancel at each ``await`` and leave nothing behind that ``close`` does not remove.
 Limits: one provider object belongs to one event loop; a session has one reader and one writer at a time.
 
 How different backends fit, with nothing changed here:
 
-* **A media server (LiveKit)**: ``relayed=False``, ``transports={"webrtc"}``. ``open`` makes the room, named after the session, and a join
-  token; ``client`` carries url, token and room; ``resource`` is the room's name. Media never passes through the platform: ``send`` and
-  ``receive`` stay ``NotRelayed``. ``close`` deletes the room, in whichever process it is called. ``open`` for a session whose room was
-  lost makes it again.
+* **A media server (LiveKit)**: a ``RoomProvider``, ``relayed=False``, ``transports={"webrtc"}``. ``open`` makes the room, named after the
+  session, and a join token; ``client`` carries url, token and room; ``resource`` is the room's name. Media never passes through the
+  platform: ``send`` and ``receive`` stay ``NotRelayed``. ``close`` deletes the room, in whichever process it is called. ``open`` for a
+  session whose room was lost makes it again, under the same name.
 * **A speech-to-speech WebSocket (OpenAI Realtime)**: ``relayed=True``, 24 kHz ``pcm_s16le``. ``open`` connects and configures the model
   from ``request.model``; ``send`` appends audio; ``receive`` yields audio, and events such as ``speech_started``, ``interrupted`` and
   ``transcript``. The connection lives in ``ProviderSession.state``; in another process there is nothing left to close but what the vendor
@@ -283,3 +283,171 @@ class Provider(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Give back connections and whatever else this object holds; nothing may be asked of it afterwards but this again."""
+
+
+Role = Literal["user", "agent", "other"]
+AbsentAgent = Literal["retry", "other", "end"]
+
+
+@dataclass(frozen=True, slots=True)
+class RoomPolicy:
+    """How long a room's people may take, as the backend is configured.
+
+    Attributes:
+        join_timeout_s: The user must be in the room this many seconds after it was made.
+        agent_timeout_s: An agent must be there, with its audio, this many seconds after it was asked for; None: no agent is expected.
+        on_agent_absent: What to do then: ask for one again once (``retry``), go to another backend (``other``), or end the session.
+    """
+
+    join_timeout_s: int
+    agent_timeout_s: int | None
+    on_agent_absent: AbsentAgent
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A room that the backend has.
+
+    Attributes:
+        name: The name that it is asked for by; the same when it is made again.
+        sid: The backend's own id, another one each time it is made.
+        session_id: None where the room is not named after a session.
+        created_at: Aware; None where the backend does not tell.
+        participants: How many are in it, agents left out; may lag by seconds.
+    """
+
+    name: str
+    sid: str
+    session_id: UUID | None
+    created_at: datetime | None
+    participants: int
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """Somebody in a room.
+
+    Attributes:
+        sid: The backend's own id, another one after each join.
+        identity: What the token that let them in calls them.
+        role: ``user``: the one whom the room's session admitted; ``agent``: who answers them; ``other``: neither.
+        active: Media can flow.
+        joined_at: Aware; None where the backend does not tell.
+        has_audio: A track of theirs with sound is published.
+    """
+
+    sid: str
+    identity: str
+    role: Role
+    active: bool
+    joined_at: datetime | None
+    has_audio: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RoomEvent:
+    """What a webhook says, in the platform's words. Comes late, twice, in any order, or never.
+
+    Attributes:
+        id: The same each time that it is delivered; empty where the backend gave none.
+        kind: ``room_started``, ``room_finished``, ``participant_joined``, ``participant_left``, ``participant_aborted`` (never had media),
+            ``track_published``, ``track_unpublished``; ``other`` for every event that says nothing of this.
+        name: The backend's own name for the kind of event.
+        at: When it happened, by the backend's clock, aware; None where it does not tell.
+        room: The room's name, empty where it concerns none.
+        room_sid: The room's own id, empty where it is not told.
+        session_id: Of the room; None where the room is not named after a session.
+        participant: Whom it concerns; None where nobody.
+        reason: Why they left or it ended, in the backend's word; or empty.
+    """
+
+    id: str
+    kind: str
+    name: str
+    at: datetime | None
+    room: str
+    room_sid: str
+    session_id: UUID | None
+    participant: Participant | None
+    reason: str
+
+
+class RoomProvider(Provider):
+    """A backend whose sessions live in rooms: clients and agents enter by themselves, and the backend tells of it by webhooks.
+
+    ``open`` makes the room, or makes it again under the same name where it is gone, and asks for an agent; for a room that is there it
+    changes nothing. ``close`` removes the room: that alone keeps the user out.
+    """
+
+    @property
+    @abstractmethod
+    def policy(self) -> RoomPolicy:
+        """How long people may take; the same for the object's life."""
+
+    @abstractmethod
+    def room_name(self, session_id: UUID) -> str:
+        """Return the name of this session's room; it is never used for another session."""
+
+    @abstractmethod
+    def user_identity(self, session_id: UUID) -> str:
+        """Return what this session's user is called in its room."""
+
+    @abstractmethod
+    def rejoin(self, session_id: UUID) -> Mapping[str, object]:
+        """Return what the session's client needs to enter its room once more, as ``ProviderSession.client``; no network."""
+
+    @abstractmethod
+    async def list_rooms(self) -> Sequence[Room]:
+        """List every room that the backend has, ours or not. A room that was just made or removed may be missing or listed still.
+
+        Raises:
+            ProviderError: The backend could not be asked.
+        """
+
+    @abstractmethod
+    async def list_participants(self, name: str) -> Sequence[Participant]:
+        """List who is in a room; nobody where there is no such room.
+
+        Raises:
+            ProviderError: The backend could not be asked.
+        """
+
+    @abstractmethod
+    async def dispatch_agent(self, name: str, request: OpenRequest) -> None:
+        """Ask for an agent once more in a room that is there. That one was asked for does not mean that one comes.
+
+        Raises:
+            ProviderError: It could not be asked for.
+        """
+
+    @abstractmethod
+    async def remove_room(self, name: str) -> None:
+        """Remove a room and all who are in it; no error where there is none.
+
+        Raises:
+            ProviderError: It may still be there.
+        """
+
+    @abstractmethod
+    async def remove_participant(self, name: str, identity: str) -> None:
+        """Put somebody out of a room; no error where they are not in it. They may come back in for as long as the room is there.
+
+        Raises:
+            ProviderError: They may still be in it.
+        """
+
+    @abstractmethod
+    def verify_webhook(self, body: bytes, authorization: str) -> Mapping[str, object]:
+        """Return what a webhook's body says, with every secret taken out, so that it may be kept.
+
+        Args:
+            body: As it came, byte by byte.
+            authorization: The header of that name; empty where there was none.
+
+        Raises:
+            WrongSignature: This backend has not signed it, or not just now.
+        """
+
+    @abstractmethod
+    def read_event(self, event: Mapping[str, object]) -> RoomEvent:
+        """Return what an event of ``verify_webhook`` means; what is missing in it, or of another form, is empty, never an error."""

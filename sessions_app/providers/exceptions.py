@@ -87,3 +87,10 @@ class NotRelayed(ProviderError):
 
     A programming error: ask ``capabilities.relayed`` before ``send`` and ``receive``.
     """
+
+
+class WrongSignature(Exception):
+    """A webhook that the backend has not signed.
+
+    No ``ProviderError``: it says nothing about the backend, since anybody may have sent it. Its text says why, without what was sent.
+    """
