@@ -158,6 +158,7 @@ VOICE_PRUNE_TASK_S = 3600.0  # Celery deletes what is older this often
 
 VOICE_PROVIDERS = {
     "loopback": "sessions_app.providers.loopback.provider.LoopbackProvider",
+    "livekit": "sessions_app.providers.livekit.provider.LiveKitProvider",
 }
 
 # --- Celery --------------------------------------------------------------------------------------------------------------

@@ -5,8 +5,12 @@ only are shown).
 """
 
 from collections.abc import Collection, Mapping
+from typing import Final
+from urllib.parse import urlsplit
 
 from sessions_app.providers.exceptions import InvalidConfig
+
+_LONGEST_TEXT: Final = 500  # characters
 
 _TYPE_NAMES = {
     bool: "true or false",
@@ -62,6 +66,49 @@ class OptionReader:
         value = self._take(name, default)
         if not isinstance(value, int) or isinstance(value, bool) or value not in allowed:
             raise InvalidConfig(f"option {name!r} must be {' or '.join(str(number) for number in allowed)}, not {_told(value)}.")
+        return value
+
+    def word(self, name: str, allowed: tuple[str, ...]) -> str:
+        """Return one of the allowed words, the first one where the option is unset.
+
+        Raises:
+            InvalidConfig: It is something else.
+        """
+        value = self._take(name, allowed[0])
+        if not isinstance(value, str) or value not in allowed:
+            raise InvalidConfig(f"option {name!r} must be {' or '.join(repr(each) for each in allowed)}.")
+        return value
+
+    def text(self, name: str) -> str:
+        """Return a line of text, empty where the option is unset.
+
+        Raises:
+            InvalidConfig: It is something else, or too long.
+        """
+        value = self._take(name, "")
+        if not isinstance(value, str):
+            raise InvalidConfig(f"option {name!r} must be text, not {_told(value)}.")
+        if len(value) > _LONGEST_TEXT or not value.isprintable():
+            raise InvalidConfig(f"option {name!r} must be one line of at most {_LONGEST_TEXT} characters.")
+        return value
+
+    def address(self, name: str, schemes: tuple[str, ...], *, required: bool = False) -> str:
+        """Return an address without a slash at its end, empty where the option is unset.
+
+        Raises:
+            InvalidConfig: It is missing, of another scheme, without a host, or has a user, a password or a query.
+        """
+        value = self.text(name).strip().rstrip("/")
+        if not value and not required:
+            return ""
+        try:
+            parts = urlsplit(value)
+            good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or "@" in value or "?" in value or "#" in value:
+            kinds = " or ".join(f"{scheme}://" for scheme in schemes)
+            raise InvalidConfig(f"option {name!r} must be an address that begins with {kinds}, of a host, a port and a path only.")
         return value
 
     def flag(self, name: str, default: bool = False) -> bool:
