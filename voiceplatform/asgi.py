@@ -25,6 +25,7 @@ django_application: Any = get_asgi_application()
 
 from channels.routing import URLRouter  # noqa: E402 - Django has to be set up first
 
+from sessions_app.runtime import backends  # noqa: E402
 from sessions_app.runtime.node import node_runtime  # noqa: E402
 from sessions_app.transport import close_codes  # noqa: E402
 from sessions_app.transport.routing import websocket_urlpatterns  # noqa: E402
@@ -37,7 +38,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # Together less than what a process has in all, see ``voiceplatform.stopping``.
 DRAIN_S: Final = 8.0  # for the sessions: handed over, or ended
-FLUSH_S: Final = 0.5  # for what is still being said, then again for goodbyes
+FLUSH_S: Final = 0.5  # for what is still being said, then again for goodbyes; at last ``backends.CLOSE_S`` for the providers
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ async def drain() -> None:
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=FLUSH_S)
+    await backends.aclose()
 
 
 async def _serve_socket(scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,5 +113,6 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             await node_runtime().stop()
+            await backends.aclose()
             await send({"type": "lifespan.shutdown.complete"})
             return

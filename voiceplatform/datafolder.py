@@ -1,6 +1,6 @@
-"""What ``make run`` keeps in its data folder, as the settings read it: secrets made once, addresses of the embedded stores.
+"""What ``make run`` keeps in its data folder, as the settings read it: secrets made once, addresses of what runs on this machine.
 
-Owns: the two files ``secrets.json`` and ``stores.json`` (mode 0600) and their form.
+Owns: the files ``secrets.json``, ``stores.json`` and ``livekit.json`` (mode 0600) and their form.
 Refuses: starting without secrets. It starts and stops nothing: that is ``embedded``.
 """
 
@@ -15,6 +15,7 @@ from voiceplatform.env import ConfigurationError
 
 SECRETS_FILE = "secrets.json"
 STORES_FILE = "stores.json"
+LIVEKIT_FILE = "livekit.json"
 # Where nothing runs and nothing is configured: connecting fails at once with PostgreSQL's own sentence.
 NOWHERE_DATABASE = "postgresql://voice@127.0.0.1:1/voice"
 NOWHERE_VALKEY = "redis://127.0.0.1:1/0"
@@ -22,12 +23,15 @@ NOWHERE_VALKEY = "redis://127.0.0.1:1/0"
 
 @dataclass(frozen=True)
 class DataFolder:
-    """Secrets (empty where none were made) and store addresses (``NOWHERE_*`` where none run)."""
+    """Secrets (empty where none were made), store addresses (``NOWHERE_*`` where none run), and the LiveKit that runs (empty: none)."""
 
     secret_key: str = ""
     secret_keys: tuple[str, ...] = ()
     database_url: str = NOWHERE_DATABASE
     valkey_url: str = NOWHERE_VALKEY
+    livekit_url: str = ""
+    livekit_api_key: str = ""
+    livekit_api_secret: str = ""
 
 
 def read(folder: Path) -> DataFolder:
@@ -36,12 +40,15 @@ def read(folder: Path) -> DataFolder:
     Raises:
         ConfigurationError: a file is there but cannot be read.
     """
-    kept, stores = _load(folder / SECRETS_FILE), _load(folder / STORES_FILE)
+    kept, stores, livekit = (_load(folder / name) for name in (SECRETS_FILE, STORES_FILE, LIVEKIT_FILE))
     return DataFolder(
         secret_key=str(kept.get("secret_key", "")),
         secret_keys=tuple(str(kept.get("secret_keys", "")).split()),
         database_url=str(stores.get("database_url") or NOWHERE_DATABASE),
         valkey_url=str(stores.get("valkey_url") or NOWHERE_VALKEY),
+        livekit_url=str(livekit.get("url", "")),
+        livekit_api_key=str(livekit.get("api_key", "")),
+        livekit_api_secret=str(livekit.get("api_secret", "")),
     )
 
 
@@ -61,6 +68,16 @@ def write_stores(folder: Path, *, database_url: str, valkey_url: str) -> None:
 def forget_stores(folder: Path) -> None:
     """Take the addresses away when the stores have stopped."""
     (folder / STORES_FILE).unlink(missing_ok=True)
+
+
+def write_livekit(folder: Path, *, url: str, api_key: str, api_secret: str) -> None:
+    """Say where the LiveKit of this machine is, for every other process with the same data folder."""
+    write(folder / LIVEKIT_FILE, {"url": url, "api_key": api_key, "api_secret": api_secret})
+
+
+def forget_livekit(folder: Path) -> None:
+    """Take that away when it has stopped."""
+    (folder / LIVEKIT_FILE).unlink(missing_ok=True)
 
 
 def require_secrets(secret_key: str, secret_keys: list[str]) -> None:

@@ -110,5 +110,8 @@ def configuration(*, level: str, plain: bool) -> dict[str, Any]:
             "asyncio": quiet,
             "opentelemetry.sdk": {"level": "ERROR"},  # a full queue is told by what fills it: the receiver that is away
             "urllib3": quiet,
+            "livekit": {
+                "level": "CRITICAL"
+            },  # the SDK takes every hang-up for an error, with addresses in it; who uses it says what failed
         },
     }

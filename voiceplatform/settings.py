@@ -161,6 +161,12 @@ VOICE_PROVIDERS = {
     "livekit": "sessions_app.providers.livekit.provider.LiveKitProvider",
 }
 
+# --- LiveKit of ``make run``: from it the backend "livekit" is made at the first start, and kept up with at each further one -------
+LIVEKIT_URL = env.text("LIVEKIT_URL", _folder.livekit_url)
+LIVEKIT_API_KEY = env.text("LIVEKIT_API_KEY", _folder.livekit_api_key)
+LIVEKIT_API_SECRET = env.text("LIVEKIT_API_SECRET", _folder.livekit_api_secret)
+ECHO_AGENT_URL = env.text("VOICE_ECHO_AGENT_URL")  # where the echo agent is asked; empty: none runs
+
 # --- Celery --------------------------------------------------------------------------------------------------------------
 CELERY_BROKER_URL = VALKEY_URL
 CELERY_TASK_IGNORE_RESULT = True

@@ -1,8 +1,11 @@
 """The provider behind a backend, one object for each configuration that is in use in this process.
 
 A backend's row is read at every opening, so that an edit acts on the next session; a session keeps the provider that it was opened with.
+``aclose`` gives back what the providers hold when the process ends. One that an edit has replaced does so when its last session forgets it.
 """
 
+import asyncio
+import logging
 from typing import Final
 
 from django.conf import settings
@@ -14,6 +17,9 @@ from sessions_app.providers.exceptions import InvalidConfig, ProviderNotFound
 from sessions_app.providers.registry import Registry
 from sessions_app.runtime.database import in_thread
 
+logger = logging.getLogger(__name__)
+
+CLOSE_S: Final = 0.3
 _cache: Final[dict[int, tuple[tuple[str, str, str], Provider]]] = {}
 
 
@@ -60,3 +66,18 @@ def provider_of(backend: Backend) -> Provider:
     if cached is None or cached[0] != mark:
         cached = _cache[backend.id] = (mark, create(backend))
     return cached[1]
+
+
+async def aclose() -> None:
+    """Close this process's providers, within ``CLOSE_S``; one that is asked for afterwards is made anew."""
+    closing = [provider for _, provider in _cache.values()]
+    _cache.clear()
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            failures = await asyncio.gather(*(provider.aclose() for provider in closing), return_exceptions=True)
+    except TimeoutError:
+        logger.warning("providers did not close in time", extra={"seconds": CLOSE_S})
+        return
+    for failure in failures:
+        if failure is not None:
+            logger.error("a provider could not be closed", exc_info=failure)
