@@ -8,16 +8,20 @@ CHECK_ENV = SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(
 	VOICE_SECRET_KEYS=$$($(PY) -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())')
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench check clean venv venv-run venv-test venv-bench
+.PHONY: help run run-livekit test bench check clean venv venv-run venv-test venv-bench
 
 help:  ## list these commands
-	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile | while IFS='	' read -r name text; do printf '  make %-6s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | while IFS='	' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 run: venv-run  ## start the whole platform here; Ctrl-C stops it (PORT=8001, WEB=2, SERVER=daphne: see `manage.py up --help`)
 	@exec $(PY) -I -S voiceplatform/launch.py --signal SIGTERM -- $(PY) manage.py up
 
+run-livekit: venv-run  ## the same with a LiveKit server on this machine, for calls over WebRTC (installed with Go where there is none)
+	@LIVEKIT_SERVER_BIN=$$($(PY) -m voiceplatform.embedded.livekit_program) || exit 1; export LIVEKIT_SERVER_BIN; \
+	exec $(PY) -I -S voiceplatform/launch.py --signal SIGTERM -- $(PY) manage.py up --livekit
+
 test: venv-test  ## run all tests, on real PostgreSQL and Valkey (PYTEST_ARGS adds arguments)
-	@$(find_browser); exec $(PY) -m pytest -n 2 $(PYTEST_ARGS)
+	@$(find_browser); $(find_livekit); exec $(PY) -m pytest -n 2 $(PYTEST_ARGS)
 
 bench: venv-bench  ## measure: NAME=crowd runs a benchmark, with ARGS; without NAME it lists them
 	@exec $(PY) -m benchmarks.run $(NAME) $(ARGS)
@@ -82,4 +86,11 @@ works "$$CHROMIUM_BIN" || look || { \
 	CHROMIUM_BIN=; export PYTEST_ADDOPTS="$$PYTEST_ADDOPTS -m 'not browser'"; echo "No Chromium runs here: the browser tests are skipped."; \
 	if [ "$$CI" = true ]; then echo "In CI that is a failure." >&2; exit 1; fi; }; \
 export CHROMIUM_BIN
+endef
+
+# Sets LIVEKIT_SERVER_BIN, or leaves the tests out that need it.
+define find_livekit
+LIVEKIT_SERVER_BIN=$$($(PY) -m voiceplatform.embedded.livekit_program "The tests that need it are skipped.") || { \
+	LIVEKIT_SERVER_BIN=; if [ "$$CI" = true ]; then echo "In CI that is a failure." >&2; exit 1; fi; }; \
+export LIVEKIT_SERVER_BIN
 endef

@@ -1,4 +1,4 @@
-"""The whole platform on one machine, as ``manage.py up`` runs it: stores, migrations, demo content, web, worker, beat.
+"""The whole platform on one machine, as ``manage.py up`` runs it: stores, migrations, demo content, web, worker, beat, and LiveKit.
 
 Owns: what is started, in which order and with which settings, the lock on the data folder, and what people read meanwhile.
 Runs before Django: the settings need secrets and addresses that this makes, so all of Django's work is done in child processes.
@@ -23,15 +23,20 @@ import redis
 from voiceplatform import datafolder, env, listening, logs, processes, web
 from voiceplatform.embedded import EmbeddedError, Postgres, StoreInUseError, Valkey
 from voiceplatform.embedded.files import write_private
+from voiceplatform.local_livekit import LocalLiveKit
 from voiceplatform.program import Program
+from voiceplatform.store import Store
 from voiceplatform.supervisor import CannotStartError, Interrupted, Supervisor, prefixed
 
 BASE_DIR: Final = Path(__file__).resolve().parent.parent
-USAGE: Final = """usage: manage.py up
+USAGE: Final = """usage: manage.py up [--livekit]
 
 Start the whole platform on this machine, and stop it with Ctrl-C: PostgreSQL and Valkey (unless DATABASE_URL and
 VALKEY_URL name some), migrations, a demo tenant, the web server, a Celery worker and its scheduler.
 Live calls are handed over or ended within ten seconds; a second Ctrl-C does not wait for that.
+
+options:
+  --livekit       start a livekit-server too, for browsers on this machine, and an agent that answers with the caller's voice
 
 environment:
   PORT            of the web server (default 8000)
@@ -42,7 +47,10 @@ environment:
   DATABASE_URL    a PostgreSQL to use instead of the embedded one
   VALKEY_URL      a Valkey to use instead of the embedded one
   PG_BIN          folder with the programs of another PostgreSQL, 15 or newer, to embed
+  LIVEKIT_URL     a LiveKit server to use, with LIVEKIT_API_KEY and LIVEKIT_API_SECRET; the agent answers there
+  LIVEKIT_SERVER_BIN  the program that --livekit starts (default: livekit-server on PATH)
 """
+LIVEKIT_OPTION: Final = "--livekit"
 _READY_TIMEOUT_S: Final = 1.0
 _IMPATIENCE_S: Final = 20.0  # when to say why it is not ready yet
 _MOST_WEB: Final = 16
@@ -79,38 +87,9 @@ class Place:
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
 
 
-@dataclass
-class Store:
-    """An embedded store as a service."""
-
-    name: str
-    store: Postgres | Valkey
-    tells_when_up: bool = False
-
-    @property
-    def alive(self) -> bool:
-        """Whether it runs."""
-        return self.store.pid is not None
-
-    def start(self) -> None:
-        """Start it at the address that it had."""
-        self.store.start()
-
-    def ask_to_stop(self) -> None:
-        """Do nothing: what it holds is in use until it is stopped."""
-
-    def stop(self) -> None:
-        """Stop it, everything on disk."""
-        self.store.stop()
-
-    def last_words(self) -> str:
-        """Say where to look."""
-        return "see its log in the data folder"
-
-
 def main(arguments: list[str]) -> int:
     """Run ``manage.py up`` and return its exit code."""
-    if arguments:
+    if arguments not in ([], [LIVEKIT_OPTION]):
         helps = set(arguments) <= {"-h", "--help"}
         (sys.stdout if helps else sys.stderr).write(USAGE)
         return 0 if helps else 2
@@ -119,10 +98,11 @@ def main(arguments: list[str]) -> int:
     try:
         with supervisor.signals():
             place = _place()
+            livekit = LocalLiveKit(place.folder, own=LIVEKIT_OPTION in arguments, origin=place.origin)
             lock = _lock(place.folder)
             # Now, since the web server is started last, and kept open: nobody else takes the port meanwhile.
             with listening.listen(place.host, place.port) as listener:
-                return _run(supervisor, place, listener)
+                return _run(supervisor, place, listener, livekit)
     except (env.ConfigurationError, EmbeddedError, RefusedError, listening.CannotListenError) as error:
         sys.stderr.write(f"voiceplatform: {error}\n")
         return 2
@@ -146,7 +126,7 @@ def _say(name: str, line: str) -> None:
         raise
 
 
-def _run(supervisor: Supervisor, place: Place, listener: socket.socket) -> int:
+def _run(supervisor: Supervisor, place: Place, listener: socket.socket, livekit: LocalLiveKit) -> int:
     """Start everything, keep it running, stop it."""
     additions = {
         "VOICE_DATA_DIR": str(place.folder),
@@ -156,9 +136,11 @@ def _run(supervisor: Supervisor, place: Place, listener: socket.socket) -> int:
     }
     try:
         _start_stores(supervisor, place.folder)
+        livekit.start_server(supervisor)
+        additions |= livekit.additions
         _set_up(supervisor, place.folder, additions)
-        _start_services(supervisor, place, listener, additions)
-        supervisor.run(_Announcer(supervisor, place).tick)
+        _start_services(supervisor, place, listener, livekit, additions)
+        supervisor.run(_Announcer(supervisor, place, livekit).tick)
     except Interrupted:
         pass
     finally:
@@ -168,6 +150,7 @@ def _run(supervisor: Supervisor, place: Place, listener: socket.socket) -> int:
             supervisor.say("up", "stopping; a second Ctrl-C does not wait" if supervisor.stops else "stopping")
             supervisor.stop()
             supervisor.say("up", "stopped")
+        livekit.close()
         datafolder.forget_stores(place.folder)
     return 0
 
@@ -266,8 +249,10 @@ def _complaint(lines: list[str]) -> str:
     return logs.redact((errors or lines or ["it said nothing."])[-1])
 
 
-def _start_services(supervisor: Supervisor, place: Place, listener: socket.socket, additions: dict[str, str]) -> None:
-    """Start worker and beat, and the web processes, which are stopped before them."""
+def _start_services(
+    supervisor: Supervisor, place: Place, listener: socket.socket, livekit: LocalLiveKit, additions: dict[str, str]
+) -> None:
+    """Start worker and beat, the echo agent, and the web processes, which are stopped before them."""
     celery = [sys.executable, "-W", "ignore:You're running the worker with superuser", "-m", "celery", "-q", "-A", "voiceplatform"]
     # All tasks come round within seconds: nothing is worth keeping in a schedule file.
     beat = [*celery, "beat", "--scheduler", "celery.beat:Scheduler", "--pidfile="]
@@ -279,6 +264,7 @@ def _start_services(supervisor: Supervisor, place: Place, listener: socket.socke
             for name, command, patience_s in (("worker", worker, 10.0), ("beat", beat, 5.0))
         )
     )
+    livekit.start_agent(supervisor, folder=BASE_DIR, additions=additions)
     serve = [sys.executable, "-m", "voiceplatform.web", "--server", place.server, "--fd", str(listener.fileno())]
     supervisor.add(
         *(
@@ -300,9 +286,10 @@ def _start_services(supervisor: Supervisor, place: Place, listener: socket.socke
 class _Announcer:
     """Prints the addresses once the platform is ready, and why it is not where that takes long."""
 
-    def __init__(self, supervisor: Supervisor, place: Place) -> None:
+    def __init__(self, supervisor: Supervisor, place: Place, livekit: LocalLiveKit) -> None:
         self._supervisor = supervisor
         self._place = place
+        self._livekit = livekit
         self._done = False
         self._impatient_at = time.monotonic() + _IMPATIENCE_S
 
@@ -343,6 +330,7 @@ class _Announcer:
             f"  talk     {origin}/talk/",
             f"  admin    {origin}/admin/",
             f"  history  {origin}/ops/sessions/",
+            *([f"  livekit  {self._livekit.url}, which tells {self._livekit.webhooks}"] if self._livekit.url else []),
             "  sign in as admin, with the password printed when it was made (`manage.py changepassword admin` sets another)",
             "  Ctrl-C stops everything",
         ):

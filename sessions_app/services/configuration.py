@@ -61,6 +61,38 @@ def set_backend(*, name: str, values: Mapping[str, str], actor: str = "", note: 
 
 
 @transaction.atomic
+def keep_livekit(*, name: str, url: str, api_key: str, api_secret: str, echo_agent_url: str, actor: str = "", note: str = "") -> bool:
+    """Make the LiveKit backend of this name, or let it follow its server: address and keys; return whether anything was changed.
+
+    Everything else about it is an operator's: an agent that they set in the echo agent's place stays. A key that gives way to another is
+    kept as the previous one, since webhooks may still be signed with it.
+    """
+    backend = Backend.objects.select_for_update(no_key=True).filter(name=name).first()
+    keys = {"api_key": api_key, "api_secret": api_secret}
+    if backend is None:
+        options = {"url": url, "echo_agent_url": echo_agent_url} if echo_agent_url else {"url": url, "agent_timeout_s": 0}
+        backend = Backend(name=name, provider="livekit", transports=["webrtc"], pipelines={"s2s": {}, "stt_tts": {}})
+        backend.options, backend.secrets = options, keys
+    elif backend.provider != "livekit":
+        return False
+    else:
+        known = dict(backend.secrets)
+        if any(known.get(field) != value for field, value in keys.items()):
+            former = {f"previous_{field}": known[field] for field in keys if field in known}
+            backend.secrets = {**keys, **(former if known.get("api_key") != api_key else {})}
+        options = {**backend.options, "url": url}
+        if options.get("echo_agent_url") and echo_agent_url:
+            options["echo_agent_url"] = echo_agent_url
+        if (options, backend.secrets) == (backend.options, known):
+            return False
+        backend.options = options
+    backend.full_clean()
+    tenant_services.name_editor(actor=actor, note=note)
+    backend.save()
+    return True
+
+
+@transaction.atomic
 def set_platform(*, values: Mapping[str, str], actor: str = "", note: str = "") -> Platform:
     """Change the platform's limits. ``actor`` and ``note``: who does it, and why.
 

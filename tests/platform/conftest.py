@@ -31,8 +31,8 @@ def new_instance(tmp_path: Path) -> Iterator[Callable[..., Instance]]:
     """Make instances of the platform in a data folder of this test."""
     made: list[Instance] = []
 
-    def make(folder: Path = tmp_path / "data", **environment: str) -> Instance:
-        made.append(Instance(folder, **environment))
+    def make(*options: str, folder: Path = tmp_path / "data", **environment: str) -> Instance:
+        made.append(Instance(folder, *options, **environment))
         return made[-1]
 
     yield make

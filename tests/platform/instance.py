@@ -16,14 +16,26 @@ from voiceplatform.embedded import Postgres, Valkey
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 READY_S = 90.0
+LIVEKIT = ("LIVEKIT_URL", "LIVEKIT_API_KEY", "LIVEKIT_API_SECRET")
 # What this test run uses must not be used by the instance.
-OURS = ("DATABASE_URL", "VALKEY_URL", "SECRET_KEY", "VOICE_SECRET_KEYS", "VOICE_DATA_DIR", "PORT", "SERVER", "WEB")
+OURS: tuple[str, ...] = (
+    "DATABASE_URL",
+    "VALKEY_URL",
+    "SECRET_KEY",
+    "VOICE_SECRET_KEYS",
+    "VOICE_DATA_DIR",
+    "PORT",
+    "SERVER",
+    "WEB",
+    *LIVEKIT,
+)
 
 
 class Instance:
-    """``manage.py up``; nothing runs until ``start``."""
+    """``manage.py up`` with these options; nothing runs until ``start``."""
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
+        self.options = options
         self.folder = folder
         self.port = int(environment.get("PORT") or free_port())
         inherited = {name: value for name, value in os.environ.items() if name not in OURS}
@@ -41,7 +53,7 @@ class Instance:
         """Start it and wait for nothing."""
         with self._output.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "manage.py", "up"],
+                [sys.executable, "manage.py", "up", *self.options],
                 cwd=PROJECT,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

@@ -79,9 +79,9 @@ def test_a_second_one_needs_a_folder_and_a_port_of_its_own(new_instance: Callabl
     first = new_instance().start_ready()
     same_folder = one_sentence(new_instance().refusal())
     assert same_folder.endswith(f"Another instance runs on {first.folder}: stop it, or set VOICE_DATA_DIR to another folder.")
-    same_port = one_sentence(new_instance(tmp_path / "other", PORT=str(first.port)).refusal())
+    same_port = one_sentence(new_instance(folder=tmp_path / "other", PORT=str(first.port)).refusal())
     assert "cannot be used: Address already in use" in same_port
-    second = new_instance(tmp_path / "second").start_ready()
+    second = new_instance(folder=tmp_path / "second").start_ready()
     assert first.status() == second.status() == 200
     first.manage("create_tenant", "first")
     second.manage("create_tenant", "first")

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -106,15 +106,15 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def main() -> int:
-    """Print the path, or why there is none."""
+def main(arguments: Sequence[str]) -> int:
+    """Print the path, or in one line why there is none, and what the arguments say besides."""
     try:
         sys.stdout.write(f"{find_or_install()}\n")
     except EmbeddedError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{' '.join([str(error), *arguments])}\n")
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
