@@ -8,7 +8,7 @@ CHECK_ENV = SECRET_KEY=$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(
 	VOICE_SECRET_KEYS=$$($(PY) -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())')
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-livekit test bench check clean venv venv-run venv-test venv-bench
+.PHONY: help run run-livekit test agents bench check clean venv venv-run venv-test venv-bench
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | while IFS='	' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
@@ -22,6 +22,10 @@ run-livekit: venv-run  ## the same with a LiveKit server on this machine, for ca
 
 test: venv-test  ## run all tests, on real PostgreSQL and Valkey (PYTEST_ARGS adds arguments)
 	@$(find_browser); $(find_livekit); exec $(PY) -m pytest -n 2 $(PYTEST_ARGS)
+
+agents:  ## the example agent of docs/agents, by livekit-agents, for the LiveKit of make run-livekit or of LIVEKIT_URL
+	@$(LOCKED) $(MAKE) --no-print-directory venv VENV=docs/agents/.venv WANTED=docs/agents/requirements.txt
+	@cd docs/agents && exec .venv/bin/python -m livekit.agents start agent.py
 
 bench: venv-bench  ## measure: NAME=crowd runs a benchmark, with ARGS; without NAME it lists them
 	@exec $(PY) -m benchmarks.run $(NAME) $(ARGS)
@@ -41,7 +45,7 @@ clean:  ## remove the environment and the data of `make run`; stops nothing
 		echo "An instance runs on .data: stop it first." >&2; exit 1; fi
 	@place=$$(readlink .data/postgres-place 2>/dev/null || true); \
 	case "$$place" in /var/lib/voiceplatform-*) rm -rf "$$place";; esac
-	rm -rf $(VENV) .data .cache
+	rm -rf $(VENV) docs/agents/.venv .data .cache
 
 venv-run:
 	@$(LOCKED) $(MAKE) --no-print-directory venv WANTED="requirements.txt"
