@@ -23,7 +23,7 @@ from django.db import Error as DatabaseError
 from sessions_app.domain.operations import Promote
 from sessions_app.domain.states import Reason
 from sessions_app.models import Node
-from sessions_app.runtime import observer, prober, telemetry
+from sessions_app.runtime import observer, prober, refused, telemetry
 from sessions_app.runtime.batcher import Batcher
 from sessions_app.runtime.database import in_thread
 from sessions_app.services import health, nodes, sweep, waiters
@@ -32,6 +32,7 @@ from sessions_app.services.exceptions import VoiceError
 logger = logging.getLogger(__name__)
 
 PROMOTE_S: Final = 1.0  # how often somebody looks whether a waiter could start by now
+COUNT_S: Final = 1.0  # how often refusals without a record are written
 LOOK_S: Final = 1.0  # how often the node asks what became of its sessions
 LOOK_PAUSE_S: Final = 0.1  # between two looks at least
 BATCHER_STOP_S: Final = 1.0
@@ -72,6 +73,7 @@ class NodeRuntime:
             (self._probe, settings.VOICE_HEARTBEAT_S),
             (self._promote, PROMOTE_S),
             (self._observe, observer.OBSERVE_S),
+            (refused.write, COUNT_S),
         )
         self._tasks = [asyncio.create_task(self._keep_looking())]
         self._tasks += [asyncio.create_task(self._every(period, work)) for work, period in rounds]
@@ -91,6 +93,8 @@ class NodeRuntime:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._end_left_over()
+        if self._registered:
+            await self._try_to_count()
         await asyncio.to_thread(self.batcher.stop, timeout_s=BATCHER_STOP_S)
         if self._registered:
             await self._try_to(nodes.set_state, node_id=self.id, state=Node.State.STOPPED)
@@ -109,6 +113,11 @@ class NodeRuntime:
             ended = await self._try_to(sweep.end_left_over, Reason.DRAINED)
             if ended:
                 logger.info("the last node ended what was left", extra={"ended": ended})
+
+    async def _try_to_count(self) -> None:
+        with contextlib.suppress(*_AWAY, TimeoutError):
+            async with asyncio.timeout(DATABASE_PATIENCE_S):
+                await refused.write()
 
     async def _try_to(self, work: Callable[..., R], *args: Any, **kwargs: Any) -> R | None:
         """Do this on the way out, unless the database is away or slow."""

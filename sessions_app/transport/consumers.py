@@ -19,7 +19,7 @@ from django.conf import settings
 from sessions_app.domain.admission import Attempt
 from sessions_app.domain.allowance import Allowance
 from sessions_app.domain.states import MEANINGS, Reason
-from sessions_app.runtime import live
+from sessions_app.runtime import live, refused
 from sessions_app.runtime.attachment import Attachment, Ended, Leaving, Note, Queued, Rejected, Replaced, Started, Word
 from sessions_app.runtime.session_runner import SessionRunner
 from sessions_app.runtime.sessions import Sessions
@@ -88,6 +88,7 @@ class VoiceConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
             self._trace.about(claims.session_id, resumed=claims.connection is not None)
         if reason is not None:
             self._trace.refused(reason)
+            refused.note(reason, claims.tenant_id if claims is not None else refused.NOBODY)
         if reason is not None and authentication.wants_http_refusal(self.scope):
             await self._refuse_over_http(reason, receive)
             return None
@@ -202,6 +203,8 @@ class VoiceConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
             ended = messages.SessionEnded(reason=word.reason.value, duration_ms=word.duration_ms)
             return messages.encode(ended), close_codes.for_reason(word.reason)
         if isinstance(word, Rejected):
+            if word.reason in refused.WITHOUT_RECORD:
+                refused.note(word.reason, self._claims.tenant_id)
             rejected = refusals.rejected(word.reason, retry_after_s=word.retry_after_s, limits=word.limits)
             return messages.encode(rejected), close_codes.for_reason(word.reason)
         return "", close_codes.GOING_AWAY if isinstance(word, Leaving) else close_codes.REPLACED
