@@ -11,7 +11,7 @@ from typing import Any
 from celery import shared_task, signals
 from django.conf import settings
 
-from sessions_app.runtime import prober, telemetry
+from sessions_app.runtime import prober, room_tasks, telemetry
 from sessions_app.runtime.pulse import Pulse
 from sessions_app.selectors import platform_health
 from sessions_app.services import prune as pruning
@@ -30,6 +30,18 @@ def sweep() -> int:
     swept = sweeping.sweep(holder=f"celery:{os.getpid()}")
     telemetry.leaked(swept.leaked_s)
     return swept.ended
+
+
+@shared_task
+def reconcile() -> int:
+    """Compare every backend that makes rooms with its sessions; a little early is due, so that no period is skipped."""
+    return asyncio.run(room_tasks.reconcile_due_once(holder=f"celery:{os.getpid()}", age_s=settings.VOICE_RECONCILE_S * 0.8))
+
+
+@shared_task
+def rooms() -> int:
+    """Look after the rooms and webhooks that no node has looked after."""
+    return asyncio.run(room_tasks.look_once(holder=f"celery:{os.getpid()}"))
 
 
 @shared_task

@@ -148,6 +148,9 @@ VOICE_PROBE_S = 10.0  # Celery probes each enabled backend this often
 VOICE_PROBE_FALLBACK_S = 15.0  # a node probes what nobody has probed for this long
 VOICE_PROBE_STALE_S = 30.0  # a backend whose last probe is older is not chosen
 VOICE_PROBE_TIMEOUT_S = 3.0
+VOICE_RECONCILE_S = 15.0  # Celery compares each backend that makes rooms with its sessions this often
+VOICE_RECONCILE_FALLBACK_S = 20.0  # a node does what nobody has done for this long
+VOICE_ROOMS_TASK_S = 5.0  # Celery looks after rooms that nobody has looked after
 VOICE_OPEN_TIMEOUT_S = 5.0  # opening the provider's side
 VOICE_CLOSE_TIMEOUT_S = 5.0  # closing it; the slot is given back after this at the latest
 VOICE_START_TIMEOUT_S = 5.0  # from the socket's open to its session.start
@@ -179,6 +182,8 @@ CELERY_TASK_TIME_LIMIT = 40
 CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "probe": {"task": "sessions_app.tasks.probe", "schedule": VOICE_PROBE_S, "options": {"expires": VOICE_PROBE_S}},
     "sweep": {"task": "sessions_app.tasks.sweep", "schedule": VOICE_SWEEP_TASK_S, "options": {"expires": VOICE_SWEEP_TASK_S}},
+    "reconcile": {"task": "sessions_app.tasks.reconcile", "schedule": VOICE_RECONCILE_S, "options": {"expires": VOICE_RECONCILE_S}},
+    "rooms": {"task": "sessions_app.tasks.rooms", "schedule": VOICE_ROOMS_TASK_S, "options": {"expires": VOICE_ROOMS_TASK_S}},
     "prune": {"task": "sessions_app.tasks.prune", "schedule": VOICE_PRUNE_TASK_S, "options": {"expires": VOICE_PRUNE_TASK_S}},
 }
 

@@ -22,10 +22,13 @@ class Admit:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Give a session of this node a slot on another backend than those that ``attempt.exclude`` names: the one that it had did not open."""
+    """Give a session of this node a slot on another backend than those that ``attempt.exclude`` names: the one that it had did not open.
+
+    ``node_id`` None moves one that lives in a room, by whoever looks after it, also while it is active.
+    """
 
     attempt: Attempt
-    node_id: UUID
+    node_id: UUID | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,20 @@ class Activate:
 
     session_id: UUID
     node_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The provider has the user in the session's room: starting or reconnecting becomes active, whichever node had the session."""
+
+    session_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The provider has the user in the session's room no more: active becomes reconnecting, for the grace of its tenant's quota."""
+
+    session_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +121,7 @@ class Promote:
     """Let in whoever waits and may start now: after an edit, or a backend's recovery, when no session's end does it."""
 
 
-Step = Activate | Suspend | Confirm | Adopt | End
+Step = Activate | Joined | Left | Suspend | Confirm | Adopt | End
 Operation = Admit | Move | Resume | Promote | Step
 
 

@@ -6,7 +6,8 @@ transport's; a backlog: of a client that does not read, words beyond ``MAX_WORDS
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
@@ -22,10 +23,11 @@ MAX_WORDS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The session is active, on this backend; ``audio`` is None where its media does not pass through the platform.
+    """The session has its backend; ``audio`` is None where its media does not pass through the platform: then it is active when its user
+    has joined.
 
     ``connection`` is this connection's number, for its resume token. ``gap_ms`` is how long the client that came back with such a token
-    was away; None where it came with its connect token.
+    was away; None where it came with its connect token. ``client`` is what it needs to reach its room; holds a token, so not shown.
     """
 
     session_id: UUID
@@ -36,6 +38,7 @@ class Started:
     policy: Policy
     connection: int = 1
     gap_ms: int | None = None
+    client: Mapping[str, object] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from django.conf import settings
 
 from sessions_app.models import Backend
 from sessions_app.models.fields import Undecipherable
-from sessions_app.providers.base import BackendConfig, Provider
+from sessions_app.providers.base import BackendConfig, Provider, RoomProvider
 from sessions_app.providers.exceptions import InvalidConfig, ProviderNotFound
 from sessions_app.providers.registry import Registry
 from sessions_app.runtime.database import in_thread
@@ -61,6 +61,34 @@ async def provider_for(backend_id: int) -> Provider:
         ProviderError: as ``create`` and ``load``.
     """
     return provider_of(await load(backend_id))
+
+
+async def room_provider_for(backend_id: int) -> RoomProvider:
+    """Return this process's provider of rooms for the backend as it is configured now.
+
+    Raises:
+        ProviderError: as ``create`` and ``load``; ``InvalidConfig`` where it makes no rooms.
+    """
+    return with_rooms(await provider_for(backend_id))
+
+
+def with_rooms(provider: Provider) -> RoomProvider:
+    """Return the provider as one of rooms.
+
+    Raises:
+        InvalidConfig: it makes none.
+    """
+    if not isinstance(provider, RoomProvider):
+        raise InvalidConfig(f"provider {provider.name!r} makes no rooms.")
+    return provider
+
+
+async def room_backends() -> list[int]:
+    """Return the enabled backends whose providers make rooms."""
+    registry = Registry(settings.VOICE_PROVIDERS)
+    names = [name for name in registry.names() if issubclass(registry.get(name), RoomProvider)]
+    found = Backend.objects.filter(enabled=True, provider__in=names).order_by("pk").values_list("pk", flat=True)
+    return await in_thread(list, found)
 
 
 def provider_of(backend: Backend) -> Provider:

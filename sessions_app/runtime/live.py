@@ -12,12 +12,13 @@ from uuid import UUID
 
 from sessions_app.domain.operations import Admitted, Promoted
 from sessions_app.providers.exceptions import ProviderNotFound
-from sessions_app.runtime import backends
+from sessions_app.runtime import backends, webhooks
 from sessions_app.runtime.database import in_thread
 from sessions_app.runtime.node import NodeRuntime, node_runtime
 from sessions_app.runtime.provider_side import Opening
 from sessions_app.runtime.sessions import Sessions
-from sessions_app.selectors import carried, places
+from sessions_app.selectors import carried, places, rooms
+from sessions_app.services import inbox
 from tenants.models import Tenant
 
 MAX_SLUGS: Final = 10_000
@@ -47,7 +48,9 @@ def sessions_of(node: NodeRuntime) -> Sessions:
 
     async def look() -> None:
         await sessions.look(
-            lambda waits: in_thread(carried.fates, waits=waits, node_ids=node.ids), lambda ids: in_thread(places.of, session_ids=ids)
+            lambda waits: in_thread(carried.fates, waits=waits, node_ids=node.ids),
+            lambda ids: in_thread(places.of, session_ids=ids),
+            lambda ids: in_thread(rooms.now, session_ids=ids),
         )
 
     loop = asyncio.get_running_loop()
@@ -57,7 +60,13 @@ def sessions_of(node: NodeRuntime) -> Sessions:
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(sessions.promoted, who)
 
+    async def count() -> None:
+        counts = webhooks.take_refused()
+        if counts:
+            await in_thread(inbox.refused, counts=counts)
+
     node.batcher.on_promoted = promoted
+    node.on_round.append(count)
     node.on_stop.append(stop)
     node.on_lost.append(move)
     node.on_look.append(look)

@@ -23,9 +23,11 @@ from django.db import Error as DatabaseError
 from sessions_app.domain.operations import Promote
 from sessions_app.domain.states import Reason
 from sessions_app.models import Node
-from sessions_app.runtime import observer, prober, refused, telemetry
+from sessions_app.runtime import backends, observer, prober, reconciler, refused, room_rounds, telemetry
 from sessions_app.runtime.batcher import Batcher
 from sessions_app.runtime.database import in_thread
+from sessions_app.runtime.room_keeper import Keeper
+from sessions_app.runtime.room_rounds import RoomRounds
 from sessions_app.services import health, nodes, sweep, waiters
 from sessions_app.services.exceptions import VoiceError
 
@@ -58,9 +60,17 @@ class NodeRuntime:
         self.on_lost: list[Callable[[UUID], Awaitable[None]]] = []
         self.on_stop: list[Callable[[bool], Awaitable[None]]] = []
         self.on_look: list[Callable[[], Awaitable[None]]] = []
+        self.on_round: list[Callable[[], Awaitable[None]]] = []
         self._look_now = asyncio.Event()
         self._registered = False
         self._tasks: list[asyncio.Task[None]] = []
+        keeper = Keeper(
+            holder=f"{self.name}:{self.id}"[-100:],
+            submit=self.batcher.submit,
+            find=backends.room_provider_for,
+            on_change=self._room_changed,
+        )
+        self.rooms = RoomRounds(keeper)
 
     async def start(self) -> None:
         """Start the batcher and the rounds; a second call does nothing. Does not wait for the database."""
@@ -74,7 +84,11 @@ class NodeRuntime:
             (self._promote, PROMOTE_S),
             (self._observe, observer.OBSERVE_S),
             (refused.write, COUNT_S),
+            (self._look_after_rooms, room_rounds.ROUND_S),
+            (self._watch_rooms, reconciler.WATCH_S),
+            (self._reconcile, settings.VOICE_RECONCILE_FALLBACK_S / 4),
         )
+        self.rooms.start()
         self._tasks = [asyncio.create_task(self._keep_looking())]
         self._tasks += [asyncio.create_task(self._every(period, work)) for work, period in rounds]
 
@@ -89,6 +103,9 @@ class NodeRuntime:
         self._stopping = self.draining = True
         others = await self._leave()
         await asyncio.gather(*(each(others) for each in self.on_stop))
+        if self._registered and not others:
+            await self._end_rooms()
+        await self.rooms.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -118,6 +135,13 @@ class NodeRuntime:
         with contextlib.suppress(*_AWAY, TimeoutError):
             async with asyncio.timeout(DATABASE_PATIENCE_S):
                 await refused.write()
+
+    async def _end_rooms(self) -> None:
+        try:
+            async with asyncio.timeout(settings.VOICE_CLOSE_TIMEOUT_S):
+                await self.rooms.end_all(Reason.DRAINED)
+        except (*_AWAY, TimeoutError) as error:
+            logger.warning("not every room could be ended on the way out: %s", type(error).__name__)
 
     async def _try_to(self, work: Callable[..., R], *args: Any, **kwargs: Any) -> R | None:
         """Do this on the way out, unless the database is away or slow."""
@@ -199,6 +223,20 @@ class NodeRuntime:
         if await in_thread(waiters.promotion_is_due, holder=str(self.id), seconds=PROMOTE_S * 0.9):
             with contextlib.suppress(VoiceError):  # the next round asks again
                 await self.batcher.submit(Promote())
+
+    async def _look_after_rooms(self) -> None:
+        await self.rooms.look()
+        for count in self.on_round:
+            await count()
+
+    async def _watch_rooms(self) -> None:
+        await reconciler.watch(self.rooms.keeper)
+
+    async def _reconcile(self) -> None:
+        await reconciler.reconcile_due(self.rooms.keeper, age_s=settings.VOICE_RECONCILE_FALLBACK_S, backends=backends.room_backends)
+
+    def _room_changed(self, _: UUID) -> None:
+        self.look_now()
 
     async def _probe(self) -> None:
         await prober.probe_due(age_s=settings.VOICE_PROBE_FALLBACK_S)

@@ -11,6 +11,7 @@ from typing import Final, Protocol, overload
 from uuid import UUID
 
 from sessions_app.domain.operations import Admit, Admitted, Adopt, Confirm, Move, Promote, Resume, Resumed, Step, Suspend
+from sessions_app.runtime.room_rounds import RoomRounds
 from sessions_app.services.exceptions import VoiceError
 
 RETRY_S: Final = 1.0  # between two tries to tell the ledger that a client came or went
@@ -41,6 +42,10 @@ class Home(Protocol):
     @property
     def batcher(self) -> Submits:
         """The way to the ledger."""
+
+    @property
+    def rooms(self) -> RoomRounds:
+        """What looks after the rooms of sessions."""
 
     def look_now(self) -> None:
         """Find out soon what became of the sessions."""

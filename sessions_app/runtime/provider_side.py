@@ -95,17 +95,18 @@ class ProviderSide:
     async def _open(self, admitted: Admitted) -> None:
         opening = await self._find(admitted, self._attempt.tenant_id)
         self.provider = opening.provider
-        self.session = await opening.provider.open(
-            OpenRequest(
-                session_id=self._id,
-                tenant=opening.tenant,
-                user=self._attempt.user,
-                pipeline=admitted.pipeline,
-                transport=self._attempt.transport,
-                model=opening.model,
-                metadata=self._metadata,
-                max_duration_s=admitted.policy.max_duration_s,
-            )
+        self.session = await opening.provider.open(self._request(opening, admitted))
+
+    def _request(self, opening: Opening, admitted: Admitted) -> OpenRequest:
+        return OpenRequest(
+            session_id=self._id,
+            tenant=opening.tenant,
+            user=self._attempt.user,
+            pipeline=admitted.pipeline,
+            transport=self._attempt.transport,
+            model=opening.model,
+            metadata=self._metadata,
+            max_duration_s=admitted.policy.max_duration_s,
         )
 
     @property

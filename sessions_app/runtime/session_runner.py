@@ -41,19 +41,29 @@ class SessionRunner:
         attempt: Who wants which session.
         metadata: The client's own.
         resumed: What the ledger answered where the session is taken over from another process.
+        side: The provider's side, where it is of another kind.
 
     Attributes:
         errors: What the session's clients did wrong so far; kept by the transport.
     """
 
+    _activates = True  # open is active: where media passes through here, nobody else could say so
+
     def __init__(
-        self, *, home: Home, find: Opens, attempt: Attempt, metadata: Mapping[str, object], resumed: Resumed | None = None
+        self,
+        *,
+        home: Home,
+        find: Opens,
+        attempt: Attempt,
+        metadata: Mapping[str, object],
+        resumed: Resumed | None = None,
+        side: ProviderSide | None = None,
     ) -> None:
         self.attempt = attempt
         self.errors = 0
         self._presence = Presence(home=home, session_id=attempt.session_id)
         self._ledger = home.batcher
-        self._side = ProviderSide(find=find, attempt=attempt, metadata=metadata)
+        self._side = side or ProviderSide(find=find, attempt=attempt, metadata=metadata)
         self._loop = asyncio.get_running_loop()
         holds = resumed is not None and resumed.state is not State.QUEUED
         over: asyncio.Future[Ending] = self._loop.create_future()
@@ -65,6 +75,7 @@ class SessionRunner:
         self._back_at: float | None = None  # when the client came back that is still to be told how long it was away
         self._gap_ms = 0
         self._dropped_at: float | None = None
+        self._was_closed = False  # by its client, when it dropped last
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     # --- what connections and operators do ---------------------------------------------------------------------------------
@@ -124,8 +135,14 @@ class SessionRunner:
         elif self._course.waiting is not None and not self.over:
             self._course.waiting.tell(attachment, self.connection)
 
-    def detach(self, attachment: Attachment, *, stopped: bool) -> None:
-        """Forget a connection that is gone. ``stopped``: its client closed it in order, so the session is completed."""
+    def detach(self, attachment: Attachment, *, stopped: bool, closed: bool = False) -> None:
+        """Forget a connection that is gone.
+
+        Args:
+            attachment: Which.
+            stopped: Its client closed it with 1000, so the session is completed.
+            closed: It was closed in order, with whatever code.
+        """
         if attachment is not self._attachment:
             return
         self._attachment = None
@@ -133,6 +150,7 @@ class SessionRunner:
         if stopped:
             self.finish(Reason.COMPLETED)
         elif not self.over:
+            self._was_closed = closed
             self._dropped_at = self._loop.time()
             self._presence.went()
             self._begin_grace()
@@ -193,7 +211,7 @@ class SessionRunner:
     # --- the way of the session ----------------------------------------------------------------------------------------------
     async def run(self) -> None:
         """Run the session until it is over and the ledger knows it."""
-        way_in = WayIn(self._course, on_waiting=self._begin_grace, on_promoted=self._stop_waiting)
+        way_in = WayIn(self._course, on_waiting=self._begin_grace, on_promoted=self._stop_waiting, activates=self._activates)
         try:
             if await way_in.go():
                 self._go_live()
@@ -269,13 +287,15 @@ class SessionRunner:
         gap_ms = None
         if self._back_at is not None:
             gap_ms = self._gap_ms + round((self._loop.time() - self._back_at) * 1000)
-        attachment.tell(replace(self._started, connection=self.connection, gap_ms=gap_ms))
+        attachment.tell(replace(self._started, connection=self.connection, gap_ms=gap_ms, client=self._client()))
+
+    def _client(self) -> Mapping[str, object]:
+        """What its client needs to reach the backend by itself: nothing."""
+        return {}
 
     # --- the end ---------------------------------------------------------------------------------------------------------------
     async def _wind_up(self, ending: Ending) -> None:
-        for timer in self._timers.values():
-            timer.cancel()
-        self._presence.stop()
+        self._stop_timers()
         if self._relay is not None:
             await self._relay.stop()
         if ending.way is not Way.END:
@@ -289,6 +309,11 @@ class SessionRunner:
         self._tell_client(ending)
         # The store may be away: the session stays known here, so that its token starts no second one meanwhile.
         await told
+
+    def _stop_timers(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._presence.stop()
 
     async def _let_go(self, ending: Ending) -> None:
         """Leave the session to another process: tell the ledger first, so that its client finds it waiting, then the client."""
@@ -323,8 +348,8 @@ class SessionRunner:
         if not self._course.holds_slot and self._course.waiting is None:
             return
         reason, detail = ending.reason, ending.detail
-        if reason in _NOT_AN_END:
-            reason, detail = _NOT_AN_END[reason], detail or f"{ending.reason.value} while it was being started"
+        if reason in NOT_AN_END:
+            reason, detail = NOT_AN_END[reason], detail or f"{ending.reason.value} while it was being started"
         try:
             active_s = self._loop.time() - self._active_at if self._started is not None else 0.0
             with self._course.trace.end(reason, active_s=active_s):
@@ -351,7 +376,7 @@ class SessionRunner:
 
 
 # Reasons that refuse an attempt, and what a session that has its slot already ends for instead.
-_NOT_AN_END: Final = {
+NOT_AN_END: Final = {
     Reason.UNAVAILABLE: Reason.CONNECTION_FAILED,
     Reason.OVERLOADED: Reason.CONNECTION_FAILED,
     Reason.NODE_DRAINING: Reason.DRAINED,

@@ -16,9 +16,11 @@ from sessions_app.domain.states import Reason
 from sessions_app.runtime.attachment import Attachment, Rejected
 from sessions_app.runtime.presence import Back, Home
 from sessions_app.runtime.provider_side import Opens
+from sessions_app.runtime.room_runner import RoomRunner
 from sessions_app.runtime.session_runner import SessionRunner
 from sessions_app.selectors.carried import Fate
 from sessions_app.selectors.places import Standing
+from sessions_app.selectors.rooms import RoomNow
 from sessions_app.services.exceptions import VoiceError
 from sessions_app.services.tokens import Claims
 
@@ -63,7 +65,8 @@ class Sessions:
         return runner
 
     def _start(self, attempt: Attempt, metadata: Mapping[str, object], *, resumed: Resumed | None = None) -> SessionRunner:
-        runner = SessionRunner(home=self.home, find=self._find, attempt=attempt, metadata=metadata, resumed=resumed)
+        kind = RoomRunner if attempt.transport == "webrtc" else SessionRunner
+        runner = kind(home=self.home, find=self._find, attempt=attempt, metadata=metadata, resumed=resumed)
         self._runners[attempt.session_id] = runner
         task = asyncio.get_running_loop().create_task(runner.run(), name=f"session {attempt.session_id}")
         self._tasks.add(task)
@@ -122,6 +125,7 @@ class Sessions:
         self,
         ask: Callable[[dict[UUID, bool]], Awaitable[Sequence[Fate]]],
         places: Callable[[list[UUID]], Awaitable[Mapping[UUID, Standing]]],
+        rooms: Callable[[list[UUID]], Awaitable[Sequence[RoomNow]]],
     ) -> None:
         """Ask what became of the sessions that this process carries, and where those stand that wait, and act on it."""
         asked = {session_id: runner.connection for session_id, runner in self._runners.items() if runner.carried or runner.waits}
@@ -133,6 +137,15 @@ class Sessions:
             if runner is not None and not runner.over and runner.connection == asked[fate.session_id]:
                 await _act(runner, fate)
         await self._look_at_places(places)
+        await self._look_at_rooms(rooms)
+
+    async def _look_at_rooms(self, rooms: Callable[[list[UUID]], Awaitable[Sequence[RoomNow]]]) -> None:
+        """Tell clients whose rooms were made again where they are."""
+        in_rooms = [session_id for session_id, runner in self._runners.items() if isinstance(runner, RoomRunner) and runner.in_room]
+        for each in await rooms(in_rooms) if in_rooms else ():
+            runner = self._runners.get(each.session_id)
+            if isinstance(runner, RoomRunner):
+                await runner.room_is(each)
 
     async def _look_at_places(self, places: Callable[[list[UUID]], Awaitable[Mapping[UUID, Standing]]]) -> None:
         """Tell those who wait where they stand. A long queue is looked at less often, so that this takes a small share of the process."""

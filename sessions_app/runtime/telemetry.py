@@ -57,6 +57,8 @@ class _Outlet:
     admission: Histogram
     duration: Histogram
     leaked: Counter
+    drift: Counter
+    webhooks: Counter
     traces: bool = False
     observes: bool = False
 
@@ -79,6 +81,8 @@ def _outlet_of(tracers: TracerProvider, meters: MeterProvider, *, traces: bool, 
             explicit_bucket_boundaries_advisory=_SESSION_S,
         ),
         leaked=meter.create_counter("voice.slot.leaked_seconds", "s", "Seconds that slots were held beyond the end of their leases."),
+        drift=meter.create_counter("voice.drift", "{difference}", "What provider and platform did not agree on, by kind and backend."),
+        webhooks=meter.create_counter("voice.webhooks", "{event}", "Webhooks that came in, by outcome and backend."),
         traces=traces,
         observes=observes,
     )
@@ -144,6 +148,16 @@ def leaked(seconds: float) -> None:
     """Count seconds that slots were held beyond the end of their leases."""
     if seconds > 0:
         _outlet.leaked.add(seconds)
+
+
+def drifted(kind: str, backend: str) -> None:
+    """Count something that a provider and the platform did not agree on: an orphan room, a ghost session and the like."""
+    _outlet.drift.add(1, {"kind": kind, "backend": backend})
+
+
+def webhook(outcome: str, backend: str) -> None:
+    """Count a webhook that came in: ``stored``, ``repeated``, or why it was refused."""
+    _outlet.webhooks.add(1, {"outcome": outcome, "backend": backend})
 
 
 def ended(reason: Reason, active_s: float) -> None:

@@ -102,23 +102,25 @@ class WayIn:
         course: The session.
         on_waiting: Called when it has begun to wait.
         on_promoted: Called when it has a slot; returns whether its client is here.
+        activates: Whether it is active once its backend is open; else somebody else says so later.
     """
 
-    def __init__(self, course: Course, *, on_waiting: Callable[[], None], on_promoted: Callable[[], bool]) -> None:
+    def __init__(self, course: Course, *, on_waiting: Callable[[], None], on_promoted: Callable[[], bool], activates: bool = True) -> None:
         self._course = course
         self._on_waiting = on_waiting
         self._on_promoted = on_promoted
+        self._activates = activates
         self._ledger = course.home.batcher
         self._loop = asyncio.get_running_loop()
 
     async def go(self) -> bool:
-        """Return whether the session is open and active; False: it is over."""
+        """Return whether the session is open, and active where that is for us to say; False: it is over."""
         admitted = self._take_up(self._course.resumed) if self._course.resumed is not None else await self._admit()
         if admitted is not None and admitted.state is State.QUEUED:
             admitted = await self._wait(admitted)
         if admitted is None or self._course.is_over or not await self._unless_over(self._open_some(admitted)):
             return False
-        return self._course.is_active or await self._activate()
+        return not self._activates or self._course.is_active or await self._activate()
 
     async def _wait(self, queued: Admitted) -> Admitted | None:
         """Wait for a slot; None: the session is over before there is one."""

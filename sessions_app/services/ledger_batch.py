@@ -20,6 +20,8 @@ from sessions_app.domain.operations import (
     BackendRef,
     Confirm,
     End,
+    Joined,
+    Left,
     Move,
     Operation,
     Promote,
@@ -77,7 +79,7 @@ class Batch:
         ends = sum(isinstance(each, End) for each in operations)
         self.waiters, self.queues = (ALL_WAITERS, ALL_QUEUES) if alone else (FIRST_WAITERS + ends, QUEUES)
         # What only tells of a connection frees nothing and asks for nothing.
-        self.promotes = not all(isinstance(each, Activate | Confirm | Resume) for each in operations)
+        self.promotes = not all(isinstance(each, Activate | Joined | Left | Confirm | Resume) for each in operations)
         self.promoted: list[Promoted] = []
         self._floods = floods or Floods()
         self._book = Book()
@@ -187,25 +189,27 @@ class Batch:
     def _move(self, operation: Move) -> Admitted:
         attempt, loaded = operation.attempt, self._loaded
         held, known = loaded.held.get(attempt.session_id), loaded.known.get(attempt.session_id)
-        if held is None or known is None or held.over or held.state is not State.STARTING or held.node_id != operation.node_id:
+        by_node = held is not None and held.state is State.STARTING and held.node_id == operation.node_id
+        in_room = operation.node_id is None and attempt.transport == "webrtc"
+        if held is None or known is None or held.over or not (by_node or in_room):
             return Admitted(attempt.session_id, _NO_TENANT, state=known.state if known else None, spent=True)
         verdict = admission.choose_other_backend(self._world, attempt)
         backend = self._backend(verdict)
         if backend is None:
             return Admitted(attempt.session_id, verdict, state=held.state, node_id=held.node_id)
         old, held.backend_id, held.pipeline = held.backend_id, backend.id, verdict.pipeline
-        self._note_place(attempt, backend, verdict)
+        self._note_place(attempt, backend, verdict, held.state)
         self._book.moved(old, backend.id)
         if old in self._world.backends:
             self._world.backends[old].count(held.tenant_id, -1)
         self._book.record(held, held.state, "", detail={"moved_from": old})
-        return self._answer(attempt, verdict, held.state, operation.node_id, backend, verdict.pipeline)
+        return self._answer(attempt, verdict, held.state, held.node_id, backend, verdict.pipeline)
 
-    def _note_place(self, attempt: Attempt, backend: BackendRef, verdict: Verdict) -> None:
+    def _note_place(self, attempt: Attempt, backend: BackendRef, verdict: Verdict, state: State = State.STARTING) -> None:
         """Let who asks again in this batch hear where the session is now."""
         known = self._loaded.known.get(attempt.session_id)
         if known is not None:
-            self._loaded.known[attempt.session_id] = known._replace(state=State.STARTING, backend=backend, pipeline=verdict.pipeline)
+            self._loaded.known[attempt.session_id] = known._replace(state=state, backend=backend, pipeline=verdict.pipeline)
 
     def _backend(self, verdict: Verdict) -> BackendRef | None:
         return self._loaded.scene.refs[verdict.backend_id] if verdict.backend_id is not None else None

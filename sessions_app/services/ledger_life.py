@@ -4,12 +4,12 @@ Owns: each operation's meaning but admission's. An operation that comes too late
 return of False. Pure, as all of a batch between its two round trips.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 from sessions_app.domain import states
-from sessions_app.domain.operations import Activate, Adopt, Confirm, End, Resume, Resumed, Step, Suspend
+from sessions_app.domain.operations import Activate, Adopt, Confirm, End, Joined, Left, Resume, Resumed, Step, Suspend
 from sessions_app.domain.states import Reason, State
 from sessions_app.selectors.world import Waiting
 from sessions_app.services.ledger_book import Book, Row
@@ -47,10 +47,14 @@ class Life:
         return Resumed(operation.session_id, Reason.AUTHENTICATION_FAILED)
 
     # --- sessions that hold a slot -----------------------------------------------------------------------------------------
-    def _step_of_slot(self, held: Held, operation: Step) -> bool:
+    def _step_of_slot(self, held: Held, operation: Step) -> bool:  # noqa: PLR0911 - one for each operation
         match operation:
             case Activate():
                 return held.state is State.STARTING and held.node_id == operation.node_id and self._turn_active(held, operation.node_id)
+            case Joined():
+                return self._joined(held)
+            case Left():
+                return self._lose_client(held, Reason.CLIENT_LOST, self._loaded.now, self._grace(held.tenant_id))
             case Confirm():
                 return self._confirm(held, operation)
             case Adopt():
@@ -65,13 +69,16 @@ class Life:
         if not _is_good(held, shown):
             self._record_stale(held, shown)
             return Resumed(operation.session_id, Reason.AUTHENTICATION_FAILED)
-        if held.state is State.STARTING and held.node_id != operation.node_id:
+        in_room = known.transport == "webrtc"
+        if held.state is State.STARTING and held.node_id != operation.node_id and not in_room:
             return Resumed(operation.session_id, Reason.UNAVAILABLE)  # the node that opens it has not done so yet
         now = self._loaded.now
         gap_ms = round((now - held.dropped_at).total_seconds() * 1000) if held.dropped_at is not None else 0
         # The one before stays good until the new connection has sent a frame: the reply that carries the new one may be lost.
         held.floor, held.generation = shown, held.generation + 1
-        if held.state is State.STARTING:
+        if held.state is State.STARTING or in_room:
+            # What makes a session in a room active is that its user is in the room, not that its client is connected here.
+            held.node_id = operation.node_id
             self._book.touch(held)
         else:
             self._turn_active(held, operation.node_id, detail={"connection": held.generation, "gap_ms": gap_ms})
@@ -97,7 +104,14 @@ class Life:
             detail = {"resume_token": shown, "newest": held.generation}
             self._book.append(held, held.state, Reason.AUTHENTICATION_FAILED, detail=detail)
 
-    def _turn_active(self, held: Held, node_id: UUID, *, detail: Row | None = None) -> bool:
+    def _joined(self, held: Held) -> bool:
+        if held.state is State.ACTIVE:
+            return False
+        gap = self._loaded.now - held.dropped_at if held.dropped_at is not None else None
+        detail = {"gap_ms": round(gap.total_seconds() * 1000)} if gap is not None else None
+        return self._turn_active(held, held.node_id, detail=detail)
+
+    def _turn_active(self, held: Held, node_id: UUID | None, *, detail: Row | None = None) -> bool:
         held.node_id, held.lease_until, held.expired, held.dropped_at, held.activated = node_id, None, False, None, True
         self._book.record(held, State.ACTIVE, "", detail=detail)
         return True
@@ -120,12 +134,17 @@ class Life:
         return self._turn_active(held, operation.node_id)
 
     def _suspend(self, held: Held, operation: Suspend) -> bool:
-        if held.state is not State.ACTIVE or held.node_id != operation.node_id:
+        if held.node_id != operation.node_id:
             return False
-        since = operation.since or self._loaded.now
+        grace = self._grace(held.tenant_id, operation.longest_s)
+        return self._lose_client(held, operation.reason, operation.since or self._loaded.now, grace)
+
+    def _lose_client(self, held: Held, reason: Reason, since: datetime, grace: timedelta) -> bool:
+        if held.state is not State.ACTIVE:
+            return False
         held.dropped_at = since
-        held.lease_until = since + self._grace(held.tenant_id, operation)
-        self._book.record(held, State.RECONNECTING, operation.reason)
+        held.lease_until = since + grace
+        self._book.record(held, State.RECONNECTING, reason)
         return True
 
     def _end(self, held: Held, operation: End) -> bool:
@@ -146,7 +165,7 @@ class Life:
     # --- sessions that wait ------------------------------------------------------------------------------------------------
     def _step_in_queue(self, waiting: Waiting, operation: Step) -> bool:
         match operation:
-            case Activate():
+            case Activate() | Joined() | Left():
                 return False
             case Confirm():
                 if waiting.node_id != operation.node_id or waiting.generation != operation.generation:
@@ -161,7 +180,7 @@ class Life:
             case Suspend():
                 if waiting.node_id != operation.node_id or waiting.absent_until is not None:
                     return False
-                waiting.absent_until = (operation.since or self._loaded.now) + self._grace(waiting.attempt.tenant_id, operation)
+                waiting.absent_until = (operation.since or self._loaded.now) + self._grace(waiting.attempt.tenant_id, operation.longest_s)
             case End():
                 return self._leave(waiting, operation)
         self._book.turn(waiting)
@@ -208,9 +227,9 @@ class Life:
             tenant.queued = max(0, tenant.queued - 1)
         return True
 
-    def _grace(self, tenant_id: int, operation: Suspend) -> timedelta:
+    def _grace(self, tenant_id: int, longest_s: float | None = None) -> timedelta:
         grace = self._loaded.scene.policies[tenant_id].grace_s
-        return timedelta(seconds=grace if operation.longest_s is None else min(grace, operation.longest_s))
+        return timedelta(seconds=grace if longest_s is None else min(grace, longest_s))
 
 
 def _is_good(who: Held | Waiting, shown: int) -> bool:

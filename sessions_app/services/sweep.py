@@ -42,24 +42,30 @@ UPDATE sessions_app_claim SET until = clock_timestamp(), done_at = clock_timesta
 _LOST: Final = """
 UPDATE sessions_app_node SET state = 'lost'
 WHERE state IN ('up', 'draining') AND heartbeat_at < clock_timestamp() - make_interval(secs => %s)"""
+# What lives in a room is ended by whoever looks after the room: its lease is what the provider says. Where nobody has looked after it for
+# long, all the same.
+_IN_ROOM: Final = """EXISTS (SELECT FROM sessions_app_room r WHERE r.session_id = s.session_id AND r.closed_at IS NULL
+    AND (r.due_at IS NULL OR r.due_at > clock_timestamp() - interval '60 s'))"""
 _ORPHANS: Final = """
 SELECT s.session_id, s.node_id, s.state, coalesce(n.heartbeat_at, s.since)
 FROM sessions_app_slot s LEFT JOIN sessions_app_node n ON n.id = s.node_id
-WHERE s.lease_until IS NULL AND (
+WHERE s.lease_until IS NULL AND NOT EXISTS (
+    SELECT FROM sessions_app_room r WHERE r.session_id = s.session_id AND r.closed_at IS NULL) AND (
     n.state IN ('lost', 'stopped') OR n.id IS NULL AND s.since < clock_timestamp() - make_interval(secs => %s)) LIMIT %s"""
 # A living node ends its own, provider first; whom it leaves is ended here.
-_PAST_GRACE: Final = """
+_PAST_GRACE: Final = f"""
 SELECT s.session_id, r.reason, extract(epoch FROM clock_timestamp() - s.lease_until)::float
 FROM sessions_app_slot s JOIN sessions_app_session r ON r.id = s.session_id LEFT JOIN sessions_app_node n ON n.id = s.node_id
-WHERE s.lease_until < clock_timestamp() AND (
-    n.state IS NULL OR n.state NOT IN ('up', 'draining') OR s.lease_until < clock_timestamp() - make_interval(secs => %s)) LIMIT %s"""
+WHERE s.lease_until < clock_timestamp() AND NOT {_IN_ROOM} AND (
+    n.state IS NULL OR n.state NOT IN ('up', 'draining') OR s.lease_until < clock_timestamp() - make_interval(secs => %s)) LIMIT %s"""  # noqa: S608 - of constants
 # A node that lives does what it was asked to within a second or two; what it left undone is done here.
-_ASKED: Final = """
+_ASKED: Final = f"""
 SELECT s.session_id, e.reason, e.detail, e.actor FROM sessions_app_endrequest e
 JOIN (SELECT session_id, node_id FROM sessions_app_slot
       UNION ALL SELECT session_id, node_id FROM sessions_app_waiter) AS s USING (session_id)
 LEFT JOIN sessions_app_node n ON n.id = s.node_id
-WHERE n.state IS NULL OR n.state NOT IN ('up', 'draining') OR e.asked_at < clock_timestamp() - make_interval(secs => %s) LIMIT %s"""
+WHERE NOT {_IN_ROOM} AND (
+    n.state IS NULL OR n.state NOT IN ('up', 'draining') OR e.asked_at < clock_timestamp() - make_interval(secs => %s)) LIMIT %s"""  # noqa: S608 - of constants
 # The session's event tells who asked and why; the request has done its work.
 _ANSWERED: Final = """
 DELETE FROM sessions_app_endrequest WHERE session_id IN (

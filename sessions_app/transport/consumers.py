@@ -13,6 +13,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import msgspec
 from channels.consumer import AsyncConsumer
 from django.conf import settings
 
@@ -35,6 +36,8 @@ LATEST_START: Final = 1.25  # times the setting
 TEXT_RATE, TEXT_BURST = 20.0, 60.0  # messages a second, and at once
 # Audio comes 50 times a second; what the network held up for half a minute comes at once.
 AUDIO_RATE, AUDIO_BURST = 200.0, 1500.0
+
+_LOST: Final = frozenset({None, 1006})  # how servers tell of a connection that ended without a close
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -141,7 +144,8 @@ class VoiceConsumer(AsyncConsumer):  # type: ignore[misc]  # Channels has no typ
                 # It attaches nobody any more, but what the ledger was asked for has to be undone by the session's grace.
                 await asyncio.wait({self._resuming}, timeout=FLUSH_S)
             if self._runner is not None:
-                self._runner.detach(attachment, stopped=self._closed_with == close_codes.NORMAL)
+                code = self._closed_with
+                self._runner.detach(attachment, stopped=code == close_codes.NORMAL, closed=code not in _LOST)
             for task in (reader, writer):
                 task.cancel()
             results = await asyncio.gather(reader, writer, return_exceptions=True)
@@ -313,6 +317,7 @@ def _started(word: Started, resume_token: str) -> messages.SessionStarted:
         transport=word.transport,
         audio=None if audio is None else messages.AudioInfo(audio.encoding, audio.sample_rate, audio.channels, audio.frame_ms),
         limits=messages.SessionLimits(max_duration_s=word.policy.max_duration_s, idle_timeout_s=word.policy.idle_timeout_s),
+        livekit=messages.LiveKitRoom(*(str(word.client[name]) for name in ("url", "token", "room"))) if word.client else msgspec.UNSET,
     )
     if word.gap_ms is None:
         return started

@@ -63,6 +63,14 @@ class SessionLimits(msgspec.Struct, frozen=True):
     idle_timeout_s: int | None
 
 
+class LiveKitRoom(msgspec.Struct, frozen=True):
+    """Where the client's room is: the server's address, a token good for a minute, the room's name."""
+
+    url: str
+    token: str
+    room: str
+
+
 class SessionStarted(msgspec.Struct, frozen=True, tag_field="type", tag="session.started"):
     """The session is there; with the token its client may come back."""
 
@@ -73,6 +81,7 @@ class SessionStarted(msgspec.Struct, frozen=True, tag_field="type", tag="session
     transport: str
     audio: AudioInfo | None
     limits: SessionLimits
+    livekit: LiveKitRoom | msgspec.UnsetType = msgspec.UNSET
 
 
 class SessionResumed(SessionStarted, frozen=True, tag_field="type", tag="session.resumed"):

@@ -18,6 +18,8 @@ from sessions_app.domain.operations import (
     Adopt,
     Confirm,
     End,
+    Joined,
+    Left,
     Move,
     Operation,
     Promote,
@@ -62,7 +64,7 @@ BACKEND: dict[str, st.SearchStrategy[Any]] = {
 }
 OVERRIDABLE = ["max_concurrent_sessions", "max_sessions_per_user", "sessions_per_minute", "burst", "max_queue_length"]
 KINDS = [
-    *["admit"] * 6, *["end"] * 3, "activate", "activate", "suspend", "suspend", "resume", "resume", "confirm", "adopt", "move", "again",
+    *["admit"] * 6, *["end"] * 3, "activate", "activate", "suspend", "suspend", "resume", "resume", "confirm", "adopt", "move", "again", "joined", "left",
     "twice", "briefly", "promote",
 ]  # fmt: skip
 REASONS = [Reason.COMPLETED] * 4 + [
@@ -167,6 +169,10 @@ class Machine(RuleBasedStateMachine):
         match kind:
             case "activate":
                 return Activate(session_id, node)
+            case "joined":
+                return Joined(session_id)
+            case "left":
+                return Left(session_id)
             case "suspend":
                 return Suspend(session_id, node)
             case "confirm":
@@ -180,7 +186,7 @@ class Machine(RuleBasedStateMachine):
             case "move":
                 here = frozenset({session.backend} if session.backend is not None and other % 4 else ())
                 again = Attempt(session_id, session.tenant, session.user, attempt.pipeline, attempt.transport, attempt.backend, here)
-                return Move(again, node)
+                return Move(again, None if other % 3 == 2 else node)
         limits = {"expired_only": odd, "node_id": node if other % 5 == 4 else None}
         return End(session_id, REASONS[other % len(REASONS)], "why", **limits)  # type: ignore[arg-type]
 

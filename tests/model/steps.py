@@ -4,16 +4,16 @@ Owns: the order in a batch (what ends, then who waits, then who asks, then who w
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sessions_app.domain.operations import Activate, Admit, Adopt, Confirm, End, Move, Operation, Promote, Resume, Suspend
+from sessions_app.domain.operations import Activate, Admit, Adopt, Confirm, End, Joined, Left, Move, Operation, Promote, Resume, Suspend
 from sessions_app.domain.states import Reason, State
 from tests.model.plain import HOLDING, Plain, Session
 
 # What only tells of a connection lets nobody in.
-LETS_NOBODY_IN = (Activate, Confirm, Resume)
+LETS_NOBODY_IN = (Activate, Joined, Left, Confirm, Resume)
 ENDED = {
     Reason.COMPLETED, Reason.PROVIDER_ENDED, Reason.CLIENT_LOST, Reason.NODE_LOST, Reason.IDLE_TIMEOUT, Reason.MAX_DURATION,
     Reason.TERMINATED, Reason.DRAINED,
@@ -82,6 +82,10 @@ class Batch:
                     return False
                 session.state = State.ACTIVE
                 return True
+            case Joined():
+                return self._joined(session)
+            case Left():
+                return session.state is State.ACTIVE and self._lose(session, self.plain.now, None, Reason.CLIENT_LOST)
             case Confirm():
                 if session.node != operation.node_id or session.generation != operation.generation:
                     return False
@@ -111,7 +115,10 @@ class Batch:
         return state, answer.reason, session.backend, session.burst
 
     def _move(self, index: int, session: Session | None, operation: Move) -> Answered:
-        if session is None or session.state is not State.STARTING or session.node != operation.node_id:
+        in_room = operation.node_id is None and operation.attempt.transport == "webrtc"
+        if session is None or session.state not in HOLDING:
+            return ("spent",)
+        if not in_room and (session.state is not State.STARTING or session.node != operation.node_id):
             return ("spent",)
         answer = self.plain.other_backend(session, operation.attempt)
         if answer.reason is not None:
@@ -126,9 +133,13 @@ class Batch:
         shown = session.generation if operation.shown is None else operation.shown
         if session.state not in HOLDING | {State.QUEUED} or not session.floor <= shown <= session.generation:
             return (Reason.AUTHENTICATION_FAILED,)
-        if session.state is State.STARTING and session.node != operation.node_id:
+        in_room = session.attempt.transport == "webrtc" and session.state is not State.QUEUED
+        if session.state is State.STARTING and session.node != operation.node_id and not in_room:
             return (Reason.UNAVAILABLE,)
         session.floor, session.generation = shown, session.generation + 1
+        if in_room:
+            session.node = operation.node_id
+            return None, session.state, session.generation, session.floor, session.backend
         if session.state is not State.STARTING:
             session.node, session.lease = operation.node_id, None
         if session.state is State.RECONNECTING:
@@ -149,12 +160,19 @@ class Batch:
     def _suspend(self, session: Session, operation: Suspend) -> bool:
         if session.node != operation.node_id or session.lease is not None or session.state is State.STARTING:
             return False
+        return self._lose(session, operation.since or self.plain.now, operation.longest_s, operation.reason)
+
+    def _joined(self, session: Session) -> bool:
+        if session.state not in {State.STARTING, State.RECONNECTING}:
+            return False
+        session.state, session.lease, session.reason = State.ACTIVE, None, ""
+        return True
+
+    def _lose(self, session: Session, since: datetime, longest_s: float | None, reason: Reason) -> bool:
         grace = self.plain.tenants[session.tenant].quota["grace_s"]
-        session.lease = (operation.since or self.plain.now) + timedelta(
-            seconds=grace if operation.longest_s is None else min(grace, operation.longest_s)
-        )
+        session.lease = since + timedelta(seconds=grace if longest_s is None else min(grace, longest_s))
         if session.state is State.ACTIVE:
-            session.state, session.reason = State.RECONNECTING, operation.reason
+            session.state, session.reason = State.RECONNECTING, reason
         return True
 
     def _end(self, session: Session, operation: End) -> bool:

@@ -1,0 +1,140 @@
+"""What providers tell by webhook: the signature is checked, the event stored, and its room looked after at once, off the request's way.
+
+Owns: which backends take webhooks, read again after ``KNOWN_S``; the counts of what was refused, written in each round, so that a flood of
+forgeries costs the database one row a minute. Refuses: to make anything of an event; to keep a body, or to log it.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+from sessions_app.models import Backend
+from sessions_app.providers.base import RoomProvider
+from sessions_app.providers.exceptions import ProviderError, WrongSignature
+from sessions_app.runtime import backends, telemetry
+from sessions_app.runtime.node import node_runtime
+from sessions_app.services import inbox
+
+KNOWN_S: Final = 5.0  # how soon an edited key acts
+MAX_KNOWN: Final = 1_000
+
+
+class Received(StrEnum):
+    """What became of a webhook."""
+
+    STORED = "stored"
+    REPEATED = "repeated"
+    UNKNOWN = "unknown"  # no such backend
+    WRONG_SIGNATURE = "wrong_signature"
+    TOO_LARGE = "too_large"
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    until: float
+    backend_id: int
+    provider: RoomProvider | None  # None: no such backend, or one that takes no webhooks
+
+
+_lock: Final = threading.Lock()
+_known: Final[dict[tuple[str, str], _Known]] = {}
+_refused: Final[Counter[tuple[int, str]]] = Counter()
+
+
+def _this_process(session_id: UUID | None) -> None:
+    node_runtime().rooms.came(session_id)
+
+
+def receive(
+    *, provider: str, backend: str, body: bytes, authorization: str, tell: Callable[[UUID | None], None] = _this_process
+) -> Received:
+    """Check and store an event.
+
+    Args:
+        provider: The name of the provider that the address is for.
+        backend: The backend's name.
+        body: As it came.
+        authorization: The header, or empty.
+        tell: Called with the session that a stored event is about, so that its room is looked after at once.
+
+    Raises:
+        django.db.Error: the database is away; the provider tries again.
+    """
+    known = _find(provider, backend)
+    if known.provider is None:
+        return Received.UNKNOWN
+    try:
+        told = known.provider.verify_webhook(body, authorization)
+    except WrongSignature:
+        return _refuse(known.backend_id, backend, Received.WRONG_SIGNATURE)
+    event = known.provider.read_event(told)
+    # An event without an id cannot be told from its repetitions; what it says is harmless when it is said twice.
+    event_id = event.id or f"none-{event.name}-{event.room_sid}-{time.time_ns()}"
+    is_new = inbox.store(
+        backend_id=known.backend_id, event_id=event_id, name=event.name, room=event.room, session_id=event.session_id, body=told
+    )
+    outcome = Received.STORED if is_new else Received.REPEATED
+    telemetry.webhook(outcome.value, backend)
+    if is_new:
+        tell(event.session_id)
+    return outcome
+
+
+def too_large(*, provider: str, backend: str) -> Received:
+    """Count a body that was not read because of its size.
+
+    Raises:
+        django.db.Error: the database is away.
+    """
+    known = _find(provider, backend)
+    if known.provider is None:
+        return Received.UNKNOWN
+    return _refuse(known.backend_id, backend, Received.TOO_LARGE)
+
+
+def take_refused() -> dict[tuple[int, str], int]:
+    """Return how many were refused since the last call, by backend and reason."""
+    with _lock:
+        counts = dict(_refused)
+        _refused.clear()
+    return counts
+
+
+def forget() -> None:
+    """Read every backend again when it is next asked for."""
+    with _lock:
+        _known.clear()
+
+
+def _refuse(backend_id: int, backend: str, outcome: Received) -> Received:
+    telemetry.webhook(outcome.value, backend)
+    with _lock:
+        _refused[backend_id, outcome.value] += 1
+    return outcome
+
+
+def _find(provider: str, name: str) -> _Known:
+    """Return the backend behind an address; its provider is this module's own, and never asked anything over the network."""
+    now = time.monotonic()
+    known = _known.get((provider, name))
+    if known is not None and known.until > now:
+        return known
+    row = Backend.objects.filter(name=name[:50], provider=provider).first()
+    made: RoomProvider | None = None
+    if row is not None:
+        try:
+            found = backends.create(row)
+            made = found if isinstance(found, RoomProvider) else None
+        except ProviderError:
+            made = None  # its probes say what is wrong with it
+    known = _Known(now + KNOWN_S, row.pk if row is not None else 0, made)
+    with _lock:
+        if len(_known) >= MAX_KNOWN:
+            _known.clear()
+        _known[provider, name] = known
+    return known
