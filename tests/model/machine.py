@@ -64,7 +64,8 @@ BACKEND: dict[str, st.SearchStrategy[Any]] = {
 }
 OVERRIDABLE = ["max_concurrent_sessions", "max_sessions_per_user", "sessions_per_minute", "burst", "max_queue_length"]
 KINDS = [
-    *["admit"] * 6, *["end"] * 3, "activate", "activate", "suspend", "suspend", "resume", "resume", "confirm", "adopt", "move", "again", "joined", "left",
+    *["admit"] * 6, *["end"] * 3, "activate", "activate", "suspend", "suspend", "resume", "resume", "confirm", "adopt", "move", "again",
+    "joined", "left",
     "twice", "briefly", "promote",
 ]  # fmt: skip
 REASONS = [Reason.COMPLETED] * 4 + [

@@ -64,7 +64,7 @@ class Batch:
                 each.state, each.reason = State.REJECTED, Reason.TENANT_SUSPENDED
         self.promoted += self.plain.promote(self.chosen.get)
 
-    def _step(self, index: int, operation: Operation) -> Answered:  # noqa: PLR0911
+    def _step(self, index: int, operation: Operation) -> Answered:  # noqa: PLR0911, PLR0912
         if isinstance(operation, Promote):
             return bool(self.promoted)
         if isinstance(operation, Admit):

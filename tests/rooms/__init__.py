@@ -1,0 +1,1 @@
+"""Sessions that live in rooms, on a real livekit-server, with real people in them."""
