@@ -12,12 +12,13 @@ from uuid import UUID
 
 from aiohttp import web
 
+from sessions_app import tasks
 from sessions_app.models import Backend, Drift, Room, WebhookEvent
 from sessions_app.providers.base import RoomProvider
 from sessions_app.runtime import backends, webhooks
 from sessions_app.runtime.database import in_thread
 from sessions_app.runtime.webhooks import Received
-from tenants.models import Tenant
+from tenants.models import Quota, Tenant
 from tests import calls, world
 from tests.calls import Client, House
 from tests.livekit.people import until
@@ -106,10 +107,18 @@ class Scene:
         self.backend.options |= options
         await in_thread(self.backend.save)
 
+    async def quota(self, **changes: Any) -> None:
+        """Change the tenant's quota."""
+        await in_thread(Quota.objects.filter(tenant=self.tenant).update, **changes)
+
     async def starts(self, user: str = "ann", *, house: House | None = None, **fields: Any) -> tuple[Client, dict[str, Any]]:
         """A client whose session has a room."""
         client = (house or self.house).caller(self.tenant, user)
         return client, await client.starts(transport="webrtc", **fields)
+
+    async def reconcile(self) -> None:
+        """As Celery does, with everything due."""
+        assert await in_thread(tasks.reconcile) == 1
 
     async def rooms(self) -> list[str]:
         """The names of the rooms that the server has."""
@@ -168,6 +177,15 @@ async def closed(session_id: str | UUID) -> None:
 
 async def events() -> list[WebhookEvent]:
     return await in_thread(lambda: list(WebhookEvent.objects.order_by("id")))
+
+
+async def all_processed() -> None:
+    """Wait until every event that came has its verdict."""
+
+    async def so() -> bool:
+        return all(each.processed_at is not None and each.verdict for each in await events())
+
+    await until(so, "the verdicts")
 
 
 async def drift() -> list[tuple[str, str]]:

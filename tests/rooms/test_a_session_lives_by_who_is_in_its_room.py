@@ -4,7 +4,7 @@ from uuid import UUID
 
 from tests.calls import Closed, record, slots, states, until
 from tests.livekit.people import Person, inside
-from tests.rooms.scene import Scene, closed, events, room_of, state_is
+from tests.rooms.scene import Scene, all_processed, closed, events, room_of, state_is
 
 
 async def test_it_is_starting_until_the_user_has_joined_and_ends_by_a_stop(stage: Scene) -> None:
@@ -24,7 +24,8 @@ async def test_it_is_starting_until_the_user_has_joined_and_ends_by_a_stop(stage
     assert await stage.rooms() == []
     await closed(session_id)
     assert await states(session_id) == ["starting", "active", "ended"]
-    assert all(each.processed_at and each.verdict for each in await events() if each.name != "track_published")
+    await all_processed()
+    assert {"room_started", "participant_joined"} <= {each.name for each in await events()}
 
 
 async def test_who_leaves_has_the_grace_to_come_back_in(stage: Scene) -> None:
