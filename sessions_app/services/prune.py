@@ -71,6 +71,8 @@ SELECT e.session_id, e.seq, r.state = ANY(%(final)s) AND NOT EXISTS (SELECT FROM
     AND NOT EXISTS (SELECT FROM sessions_app_waiter w WHERE w.session_id = e.session_id)
 FROM ends e JOIN sessions_app_session r ON r.id = e.session_id"""
 _DELETE: Final = (
+    "DELETE FROM sessions_app_webhookevent WHERE session_id = ANY(%s::uuid[])",
+    "DELETE FROM sessions_app_room WHERE session_id = ANY(%s::uuid[])",
     "DELETE FROM sessions_app_endrequest WHERE session_id = ANY(%s::uuid[])",
     "DELETE FROM sessions_app_sessionevent WHERE session_id = ANY(%s::uuid[])",
     "DELETE FROM sessions_app_session WHERE id = ANY(%s::uuid[])",
@@ -100,6 +102,13 @@ DELETE FROM sessions_app_ratebucket WHERE id IN (
 _DELETE_COUNTS: Final = """
 DELETE FROM sessions_app_attemptcount WHERE id IN (
     SELECT id FROM sessions_app_attemptcount WHERE second < %(cutoff)s ORDER BY second LIMIT %(batch)s)"""
+# What providers told and what drifted goes by its own time; a session's webhooks go with the session at the latest.
+_DELETE_BY_TIME: Final = tuple(
+    f"""
+DELETE FROM sessions_app_{table} WHERE id IN (
+    SELECT id FROM sessions_app_{table} WHERE {column} < %(cutoff)s ORDER BY {column} LIMIT %(batch)s)"""  # noqa: S608 - of constants
+    for table, column in (("webhookevent", "received_at"), ("drift", "at"), ("webhookrefusal", "minute"))
+)
 
 
 @dataclass(slots=True)
@@ -107,6 +116,7 @@ class Pruned:
     """What one run deleted; ``more`` where its budget was over before the work was.
 
     ``counts``: of refused attempts without a record of their own. ``rates``: what was left of rates that nobody has used for a day.
+    ``webhooks``: events of providers, counts of those that were refused, and records of drift.
     """
 
     sessions: int = 0
@@ -114,6 +124,7 @@ class Pruned:
     counts: int = 0
     nodes: int = 0
     rates: int = 0
+    webhooks: int = 0
     more: bool = False
 
 
@@ -162,6 +173,7 @@ class _Run:
         if self._cutoff is None:
             return
         self.pruned.counts = self._delete_small(_DELETE_COUNTS)
+        self.pruned.webhooks = sum(self._delete_small(each) for each in _DELETE_BY_TIME)
         for _ in range(STEPS):
             with self._step() as cursor:
                 worked = self._one(cursor)

@@ -33,7 +33,7 @@ async def test_a_call_goes_on_when_the_node_that_admitted_it_goes_down(stage: Sc
 
 
 async def test_a_client_takes_its_session_up_on_another_node(stage: Scene) -> None:
-    first, started = await stage.starts()
+    _, started = await stage.starts()
     async with house() as elsewhere:
         # Before the user has joined, and after.
         second = elsewhere.connect(started["resume_token"])
