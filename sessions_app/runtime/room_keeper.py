@@ -171,6 +171,10 @@ class Keeper:
             logger.warning("room could not be looked after", extra={"session": str(session_id), "error": str(error)})
         except TimeoutError:
             logger.warning("backend did not answer in time", extra={"session": str(session_id), "backend": found.backend})
+        except asyncio.CancelledError:
+            # This process goes down: the next one need not wait for the claim to be over.
+            await asyncio.shield(in_thread(rooms.release, found=found, holder=self.holder, due=found.now))
+            raise
         return await in_thread(rooms.release, found=found, holder=self.holder, due=due)
 
 

@@ -48,7 +48,8 @@ class RoomRounds:
         self._workers.append(self._loop.create_task(self._sort_strays()))
 
     async def stop(self) -> None:
-        """Stop; what is not done stays due."""
+        """Stop, with what is being looked after done or given back; what is not done stays due."""
+        self._queue.clear()
         for task in self._workers:
             task.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
