@@ -36,9 +36,7 @@ def media(server: Server, survivor: Server, new_livekit: NewLiveKit) -> LiveKit:
     return running
 
 
-def test_it_goes_on_and_is_ended_by_another_process(
-    server: Server, survivor: Server, media: LiveKit, dial: Callable[..., Call]
-) -> None:
+def test_it_goes_on_and_is_ended_by_another_process(server: Server, survivor: Server, media: LiveKit, dial: Callable[..., Call]) -> None:
     assert media.pid
     tenant = make_tenant("rooms", grace_s=2)
     call = dial(tenant)
