@@ -15,7 +15,7 @@ from typing import Final
 from sessions_app.providers.base import Room, RoomProvider
 from sessions_app.providers.exceptions import ProviderError
 from sessions_app.runtime import room_rounds, strays
-from sessions_app.runtime.database import in_thread
+from sessions_app.runtime.database import in_room_thread as in_thread
 from sessions_app.runtime.room_keeper import Keeper
 from sessions_app.services import claims, rooms
 from sessions_app.services.rooms import Expected
@@ -68,9 +68,12 @@ async def _watch(keeper: Keeper, backend_id: int) -> None:
         return
     try:
         await compare(keeper, backend_id, every=False)
+        keeper.unreachable.discard(backend_id)
     except ProviderError as error:
         # It cannot be reached: the next look, in a second, is the reconcile that it needs.
-        logger.warning("backend cannot be asked for its rooms", extra={"backend": backend_id, "error": str(error)})
+        if backend_id not in keeper.unreachable:
+            logger.warning("backend cannot be asked for its rooms", extra={"backend": backend_id, "error": str(error)})
+        keeper.unreachable.add(backend_id)
 
 
 async def compare(keeper: Keeper, backend_id: int, *, every: bool) -> None:
@@ -82,7 +85,7 @@ async def compare(keeper: Keeper, backend_id: int, *, every: bool) -> None:
     """
     provider = await keeper.find(backend_id)
     # The list first: what it has was written here before it was made there.
-    listed = await keeper.lister(backend_id, provider).fresh()
+    listed = await keeper.list_rooms(provider)
     ours = await in_thread(rooms.on_backend, backend_id=backend_id, settle_s=SETTLE_S)
     by_name = {each.name: each for each in listed}
     mine = {each.name for each in ours}

@@ -25,10 +25,11 @@ from sessions_app.models import Drift
 from sessions_app.providers.base import OpenRequest, ProviderSession, Room, RoomEvent, RoomProvider
 from sessions_app.providers.exceptions import ProviderError, ProviderFailed
 from sessions_app.runtime import telemetry
-from sessions_app.runtime.database import in_thread
+from sessions_app.runtime.database import in_room_thread as in_thread
+from sessions_app.runtime.together import Together
 from sessions_app.services import ending, inbox, rooms
 from sessions_app.services.exceptions import VoiceError
-from sessions_app.services.rooms import Look, LostClaim
+from sessions_app.services.rooms import Look, LostClaim, Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -60,40 +61,12 @@ class Finds(Protocol):
         """
 
 
-class Lister:
-    """Lists a provider's rooms for everybody who asks at once: each gets a list that was asked for after they came."""
-
-    def __init__(self, provider: RoomProvider) -> None:
-        self._provider = provider
-        self._running: asyncio.Task[Sequence[Room]] | None = None
-        self._next: asyncio.Task[Sequence[Room]] | None = None
-
-    async def fresh(self) -> Sequence[Room]:
-        """Return a list that is not older than this call.
-
-        Raises:
-            ProviderError: The backend could not be asked.
-        """
-        if self._next is None:
-            self._next = asyncio.get_running_loop().create_task(self._run(self._running))
-            self._next.add_done_callback(_heard)
-        return await asyncio.shield(self._next)
-
-    async def _run(self, before: "asyncio.Task[Sequence[Room]] | None") -> Sequence[Room]:
-        if before is not None:
-            await asyncio.wait({before})
-        self._running, self._next = self._next, None
-        try:
-            async with asyncio.timeout(ASK_S):
-                return await self._provider.list_rooms()
-        except TimeoutError:
-            raise ProviderFailed("it did not list its rooms in time.") from None
-
-
-def _heard(task: "asyncio.Task[Sequence[Room]]") -> None:
-    """Its errors were told to whoever still waited."""
-    if not task.cancelled():
-        task.exception()
+async def _list_rooms(provider: RoomProvider) -> Sequence[Room]:
+    try:
+        async with asyncio.timeout(ASK_S):
+            return await provider.list_rooms()
+    except TimeoutError:
+        raise ProviderFailed("it did not list its rooms in time.") from None
 
 
 class Keeper:
@@ -104,6 +77,9 @@ class Keeper:
         submit: The way to the ledger.
         find: Finds a backend's provider.
         on_change: Called when a session in a room has changed, with its id.
+
+    Attributes:
+        unreachable: Backends that could not be asked when they were last looked at; told once each time.
     """
 
     def __init__(self, *, holder: str, submit: Tells, find: Finds, on_change: Callable[[UUID], None] = lambda _: None) -> None:
@@ -111,16 +87,18 @@ class Keeper:
         self.submit = submit
         self.find = find
         self.on_change = on_change
-        self._listers: dict[int, tuple[RoomProvider, Lister]] = {}
+        self.unreachable: set[int] = set()
+        self._lists: Together[RoomProvider, Sequence[Room]] = Together(_list_rooms)
         self._tending: set[UUID] = set()
         self._again: dict[UUID, bool] = {}  # stirred while it was looked after; whether the provider is to be asked
 
-    def lister(self, backend_id: int, provider: RoomProvider) -> Lister:
-        """Return what lists a backend's rooms for this process."""
-        known = self._listers.get(backend_id)
-        if known is None or known[0] is not provider:
-            known = self._listers[backend_id] = (provider, Lister(provider))
-        return known[1]
+    async def list_rooms(self, provider: RoomProvider) -> Sequence[Room]:
+        """List a provider's rooms; those who ask at once share a list, which is not older than the question.
+
+        Raises:
+            ProviderError: The backend could not be asked.
+        """
+        return await self._lists.ask(provider)
 
     async def end(self, session_id: UUID, reason: Reason, detail: str = "", *, actor: str = "") -> None:
         """End a session in a room; the first reason that anybody gave counts.
@@ -282,7 +260,7 @@ class _Visit:
         if self._provider is None:
             raise ProviderFailed(self._why)
         at = self._now
-        listed = await self._keeper.lister(self._found.backend_id, self._provider).fresh()
+        listed = await self._keeper.list_rooms(self._provider)
         room = next((each for each in listed if each.name == self._found.name), None)
         if room is None:
             return Listing(None, (), at)
@@ -391,15 +369,9 @@ class _Visit:
         try:
             provider = await self._keeper.find(answer.backend.id)
             policy = provider.policy
-            await in_thread(
-                rooms.prepare,
-                session_id=found.session_id,
-                backend_id=answer.backend.id,
-                name=provider.room_name(found.session_id),
-                join_s=policy.join_timeout_s,
-                agent_s=policy.agent_timeout_s,
-                first_s=rooms.CLAIM_S,
-            )
+            name = provider.room_name(found.session_id)
+            wanted = Wanted(found.session_id, answer.backend.id, name, policy.join_timeout_s, policy.agent_timeout_s, first_s=rooms.CLAIM_S)
+            await in_thread(rooms.prepare, [wanted])
             await self._reload()
             async with asyncio.timeout(settings.VOICE_OPEN_TIMEOUT_S):
                 await provider.open(self._request())

@@ -17,7 +17,7 @@ from django.db import Error as DatabaseError
 
 from sessions_app.domain.states import Reason
 from sessions_app.runtime import strays
-from sessions_app.runtime.database import in_thread
+from sessions_app.runtime.database import in_room_thread as in_thread
 from sessions_app.runtime.room_keeper import Keeper
 from sessions_app.services import ending, rooms
 

@@ -4,6 +4,7 @@ Owns: that no room is made which the database does not know of, so that whoever 
 life, which is its keeper's.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from sessions_app.domain.operations import Admitted
@@ -11,11 +12,21 @@ from sessions_app.providers.base import ProviderSession, RoomProvider
 from sessions_app.providers.exceptions import InvalidConfig, ProviderFailed
 from sessions_app.runtime import backends
 from sessions_app.runtime.database import in_thread
+from sessions_app.runtime.gathering import Gathering
 from sessions_app.runtime.provider_side import ProviderSide
 from sessions_app.selectors.rooms import RoomNow
 from sessions_app.services import rooms
+from sessions_app.services.rooms import Wanted
 
 FIRST_LOOK_S: Final = 30.0  # whatever happens to this process, somebody looks after the room by then
+
+
+async def _prepare(wanted: Sequence[Wanted]) -> list[bool]:
+    return await in_thread(rooms.prepare, wanted)
+
+
+# Many sessions that begin at once are written down together.
+_prepared: Final[Gathering[Wanted, bool]] = Gathering(_prepare, most=200)
 
 
 class RoomSide(ProviderSide):
@@ -38,15 +49,9 @@ class RoomSide(ProviderSide):
         if not isinstance(provider, RoomProvider) or admitted.backend is None:
             raise InvalidConfig(f"provider {provider.name!r} makes no rooms.")
         policy = provider.policy
-        written = await in_thread(
-            rooms.prepare,
-            session_id=self._id,
-            backend_id=admitted.backend.id,
-            name=provider.room_name(self._id),
-            join_s=policy.join_timeout_s,
-            agent_s=policy.agent_timeout_s,
-            first_s=min(FIRST_LOOK_S, policy.join_timeout_s, policy.agent_timeout_s or policy.join_timeout_s),
-        )
+        first_s = min(FIRST_LOOK_S, policy.join_timeout_s, policy.agent_timeout_s or policy.join_timeout_s)
+        name = provider.room_name(self._id)
+        written = await _prepared.ask(Wanted(self._id, admitted.backend.id, name, policy.join_timeout_s, policy.agent_timeout_s, first_s))
         if not written:
             raise ProviderFailed("the session ended while its room was being made.")
         self.session = await provider.open(self._request(opening, admitted))

@@ -15,7 +15,7 @@ from sessions_app.models import Drift
 from sessions_app.providers.base import RoomProvider
 from sessions_app.providers.exceptions import ProviderError
 from sessions_app.runtime import telemetry
-from sessions_app.runtime.database import in_thread
+from sessions_app.runtime.database import in_room_thread as in_thread
 from sessions_app.runtime.room_keeper import Keeper
 from sessions_app.services import inbox, rooms
 
@@ -60,7 +60,7 @@ async def remove(keeper: Keeper, provider: RoomProvider, *, backend_id: int, roo
         ProviderError: It may be there still.
         django.db.Error: the database is away.
     """
-    listed = await keeper.lister(backend_id, provider).fresh()
+    listed = await keeper.list_rooms(provider)
     if await in_thread(rooms.is_live, backend_id=backend_id, name=room, session_id=session_id):
         return None
     try:

@@ -22,6 +22,9 @@ from sessions_app.services import inbox
 
 KNOWN_S: Final = 5.0  # how soon an edited key acts
 MAX_KNOWN: Final = 1_000
+# In a room of ours these change nothing that anybody waits for: they are taken in with what comes next, or after a moment.
+CAN_WAIT: Final = frozenset({"room_started", "track_unpublished", "other"})
+WAIT_S: Final = 1.0
 
 
 class Received(StrEnum):
@@ -75,13 +78,20 @@ def receive(
     event = known.provider.read_event(told)
     # An event without an id cannot be told from its repetitions; what it says is harmless when it is said twice.
     event_id = event.id or f"none-{event.name}-{event.room_sid}-{time.time_ns()}"
+    can_wait = event.kind in CAN_WAIT
     is_new = inbox.store(
-        backend_id=known.backend_id, event_id=event_id, name=event.name, room=event.room, session_id=event.session_id, body=told
+        backend_id=known.backend_id,
+        event_id=event_id,
+        name=event.name,
+        room=event.room,
+        session_id=event.session_id,
+        body=told,
+        wait_s=WAIT_S if can_wait else 0.0,
     )
     outcome = Received.STORED if is_new else Received.REPEATED
     telemetry.webhook(outcome.value, backend)
     if is_new:
-        tell(event.session_id)
+        tell(None if can_wait else event.session_id)
     return outcome
 
 

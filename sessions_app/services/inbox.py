@@ -23,9 +23,9 @@ WITH stored AS (
     VALUES (%(backend)s, %(event)s, %(name)s, %(room)s, %(session)s, %(body)s, clock_timestamp(), '')
     ON CONFLICT (backend_id, event_id) DO NOTHING RETURNING id),
 stirred AS (
-    UPDATE sessions_app_room SET due_at = clock_timestamp()
+    UPDATE sessions_app_room r SET due_at = t.at FROM (SELECT clock_timestamp() + make_interval(secs => %(wait)s) AS at) AS t
     WHERE session_id = %(session)s AND backend_id = %(backend)s AND closed_at IS NULL AND EXISTS (SELECT FROM stored)
-      AND (due_at IS NULL OR due_at > clock_timestamp()) RETURNING 1)
+      AND (due_at IS NULL OR due_at > t.at) RETURNING 1)
 SELECT (SELECT count(*) FROM stored)"""
 # Events of no room that the platform looks after: of others' rooms, or of rooms that are closed.
 _STRAYS: Final = """
@@ -66,8 +66,10 @@ class Stray:
     body: Mapping[str, object]
 
 
-def store(*, backend_id: int, event_id: str, name: str, room: str, session_id: UUID | None, body: Mapping[str, object]) -> bool:
-    """Store an event; False where it has been stored before.
+def store(
+    *, backend_id: int, event_id: str, name: str, room: str, session_id: UUID | None, body: Mapping[str, object], wait_s: float = 0.0
+) -> bool:
+    """Store an event, whose room is due after so many seconds; False where it has been stored before.
 
     Raises:
         django.db.Error: the database is away; the provider tries again.
@@ -78,6 +80,7 @@ def store(*, backend_id: int, event_id: str, name: str, room: str, session_id: U
         "name": name[:50],
         "room": room[:128],
         "session": session_id,
+        "wait": wait_s,
         "body": json.dumps(body).replace("\\u0000", ""),
     }
     with connection.cursor() as cursor:

@@ -22,12 +22,14 @@ CLAIM_S: Final = 20.0  # longer than all that one look may take over the network
 MAX_EVENTS: Final = 200  # of one room that one look takes in
 _LIVE: Final = sorted(LIVE_STATES)
 
-# Only for a session that lives: one that was ended meanwhile gets no room.
+# Only for sessions that live: one that was ended meanwhile gets no room.
 _PREPARE: Final = """
 INSERT INTO sessions_app_room AS r (session_id, backend_id, name, made_at, join_by, agent_by, due_at, facts, claimed_by)
-SELECT s.id, %(backend)s, %(name)s, t.now, t.now + make_interval(secs => %(join)s), t.now + make_interval(secs => %(agent)s),
-       t.now + make_interval(secs => %(first)s), '{}', ''
-FROM sessions_app_session s, (SELECT clock_timestamp() AS now) AS t WHERE s.id = %(id)s AND s.state = ANY(%(live)s)
+SELECT s.id, v.backend, v.name, t.now, t.now + make_interval(secs => v.join_s), t.now + make_interval(secs => v.agent_s),
+       t.now + make_interval(secs => v.first_s), '{}', ''
+FROM unnest(%(id)s::uuid[], %(backend)s::bigint[], %(name)s::text[], %(join)s::float8[], %(agent)s::float8[], %(first)s::float8[])
+    AS v(id, backend, name, join_s, agent_s, first_s) JOIN sessions_app_session s ON s.id = v.id AND s.state = ANY(%(live)s),
+    (SELECT clock_timestamp() AS now) AS t
 ON CONFLICT (session_id) DO UPDATE SET backend_id = excluded.backend_id, name = excluded.name, made_at = excluded.made_at,
     join_by = excluded.join_by, agent_by = excluded.agent_by, due_at = excluded.due_at, closed_at = NULL, facts = '{}',
     generation = r.generation + (r.backend_id <> excluded.backend_id)::int, user_here = false, agent_here = false,
@@ -135,10 +137,11 @@ class Look:
     life: Life
 
 
-def prepare(*, session_id: UUID, backend_id: int, name: str, join_s: float, agent_s: float | None, first_s: float) -> bool:
-    """Write that a session is about to have a room on this backend, before the provider is asked for it; False where it has ended.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A room that is about to be asked for.
 
-    Args:
+    Attributes:
         session_id: Whose.
         backend_id: Where; another one than before makes it a new room.
         name: The room's.
@@ -146,18 +149,29 @@ def prepare(*, session_id: UUID, backend_id: int, name: str, join_s: float, agen
         agent_s: An agent must be; None: none is expected.
         first_s: Somebody looks after it then at the latest.
     """
-    words: dict[str, Any] = {
-        "id": session_id,
-        "backend": backend_id,
-        "name": name,
-        "join": join_s,
-        "agent": agent_s,
-        "first": first_s,
-        "live": _LIVE,
+
+    session_id: UUID
+    backend_id: int
+    name: str
+    join_s: float
+    agent_s: float | None
+    first_s: float
+
+
+def prepare(wanted: Sequence[Wanted]) -> list[bool]:
+    """Write that sessions, each once, are about to have rooms, before the provider is asked for them; False for one that has ended."""
+    columns: dict[str, Any] = {
+        "id": [each.session_id for each in wanted],
+        "backend": [each.backend_id for each in wanted],
+        "name": [each.name for each in wanted],
+        "join": [float(each.join_s) for each in wanted],
+        "agent": [None if each.agent_s is None else float(each.agent_s) for each in wanted],
+        "first": [float(each.first_s) for each in wanted],
     }
     with connection.cursor() as cursor:
-        cursor.execute(_PREPARE, words)
-        return cursor.fetchone() is not None
+        cursor.execute(_PREPARE, {**columns, "live": _LIVE})
+        written = {row[0] for row in cursor.fetchall()}
+    return [each.session_id in written for each in wanted]
 
 
 def claim(*, session_id: UUID, holder: str) -> Look | None:

@@ -37,6 +37,7 @@ class Relay:
         lose: Refuse them: the server tries again, and then gives up.
         hold: Keep them until ``let_go``, having answered 200.
         copies: How often each is handed on.
+        seen: All that came.
         held: What is kept.
         outcomes: What became of each that was handed on.
     """
@@ -45,12 +46,14 @@ class Relay:
     lose: bool = False
     hold: bool = False
     copies: int = 1
+    seen: list[Told] = field(default_factory=list)
     held: list[Told] = field(default_factory=list)
     outcomes: list[Received] = field(default_factory=list)
     url: str = ""
 
     async def take(self, request: web.Request) -> web.Response:
         told = (await request.read(), request.headers.get("Authorization", ""))
+        self.seen.append(told)
         if self.lose:
             return web.Response(status=400)  # final at once, so that no test waits for the tries in between
         if self.hold:
