@@ -13,7 +13,7 @@ from uuid import UUID
 from aiohttp import web
 
 from sessions_app import tasks
-from sessions_app.models import Backend, Drift, Room, WebhookEvent
+from sessions_app.models import Backend, Claim, Drift, Room, WebhookEvent
 from sessions_app.providers.base import RoomProvider
 from sessions_app.runtime import backends, webhooks
 from sessions_app.runtime.database import in_thread
@@ -120,7 +120,8 @@ class Scene:
         return client, await client.starts(transport="webrtc", **fields)
 
     async def reconcile(self) -> None:
-        """As Celery does, with everything due."""
+        """As Celery does, whoever has done it lately."""
+        await in_thread(Claim.objects.filter(name=f"reconcile:{self.backend.pk}").delete)
         assert await in_thread(tasks.reconcile) == 1
 
     async def rooms(self) -> list[str]:
