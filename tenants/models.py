@@ -77,7 +77,10 @@ class Quota(models.Model):
         null=True, blank=True, default=None, help_text="Sessions of one user at the same time; empty: unlimited."
     )
     sessions_per_minute = models.PositiveIntegerField(
-        null=True, blank=True, default=600, help_text="New sessions a minute; empty: unlimited."
+        null=True,
+        blank=True,
+        default=600,
+        help_text="New sessions a minute (admitted or queued; refusals are free); empty: unlimited.",
     )
     user_sessions_per_minute = models.PositiveIntegerField(
         null=True, blank=True, default=None, help_text="New sessions of one user a minute; empty: unlimited."
@@ -89,12 +92,16 @@ class Quota(models.Model):
         null=True, blank=True, default=60, help_text="Seconds without audio in either direction that end a session; empty: never."
     )
     grace_s = models.PositiveIntegerField(default=12, help_text="Seconds that a slot is kept for a client that dropped; 0: not at all.")
-    reserved = models.PositiveIntegerField(default=0, help_text="Slots that no other tenant may take.")
-    burst = models.PositiveIntegerField(default=0, help_text="Sessions above the limit while the backend has room to spare.")
+    reserved = models.PositiveIntegerField(
+        default=0, help_text="Slots on one backend that no other tenant may take; the sum may not exceed the backend's cap."
+    )
+    burst = models.PositiveIntegerField(
+        default=0, help_text="Sessions above the limit while the backend is below its burst_below share; marked in the history."
+    )
     priority = models.PositiveIntegerField(
         default=0,
         validators=[MinValueValidator(LOWEST_PRIORITY), MaxValueValidator(HIGHEST_PRIORITY)],
-        help_text="0 to 9; the higher is promoted from the queue first.",
+        help_text="0 to 9; the higher is promoted from the queue first. Every 30 s of waiting counts as one step.",
     )
     weight = models.PositiveIntegerField(
         default=1, validators=[MinValueValidator(1)], help_text="Share of what is promoted among tenants of the same priority; 1 or more."
