@@ -31,7 +31,7 @@ def make_tenant(slug: str = "acme", **quota: Any) -> Tenant:
 
 
 def make_backend(name: str = "loopback", *, healthy: bool = True, **fields: Any) -> Backend:
-    backend = Backend.objects.create(name=name, provider="loopback", **fields)
+    backend = Backend.objects.create(name=name, **{"provider": "loopback", **fields})
     status = BackendHealth.Status.HEALTHY if healthy else BackendHealth.Status.UNHEALTHY
     BackendHealth.objects.update_or_create(backend=backend, defaults={"status": status, "last_probe_at": timezone.now()})
     return backend

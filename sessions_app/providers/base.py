@@ -216,6 +216,11 @@ class Provider(ABC):
     def capabilities(self) -> Capabilities:
         """What this backend can do, as it is configured; the same for the object's life."""
 
+    @property
+    def client_origins(self) -> frozenset[str]:
+        """Where clients connect by themselves, as ``scheme://host[:port]``; none where all goes through the platform."""
+        return frozenset()
+
     @abstractmethod
     async def open(self, request: OpenRequest) -> ProviderSession:
         """Open the backend's side of a session; where it is open already, carry it on or replace it.

@@ -4,7 +4,7 @@ Staff see the pages of ops; members act for their tenants. Whoever may not see a
 not staff alike; who is not signed in at all is sent to the login first. Also: the headers that every page has.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, Final
 from uuid import UUID
@@ -22,9 +22,9 @@ from tenants.models import Tenant
 
 View = Callable[..., HttpResponse]
 
-# Scripts and styles come from files of our own only; the WebSocket is at the same host.
+# Scripts and styles come from files of our own only; the WebSocket is at the same host. The one page that goes to media servers names them.
 CONTENT_SECURITY_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' {socket}; form-action 'self';"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self' {reaches}; form-action 'self';"
     " base-uri 'none'; frame-ancestors 'none'"
 )
 
@@ -35,13 +35,18 @@ def page(view: View) -> View:
     @wraps(view)
     def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         response = view(request, *args, **kwargs)
-        # Some browsers do not take 'self' for a WebSocket.
-        socket = f"{'wss' if request.is_secure() else 'ws'}://{request.get_host()}"
-        response["Content-Security-Policy"] = CONTENT_SECURITY_POLICY.format(socket=socket)
+        response.setdefault("Content-Security-Policy", content_policy(request))
         response["Permissions-Policy"] = "microphone=(self), camera=(), geolocation=()"
         return response
 
     return never_cache(wrapped)
+
+
+def content_policy(request: HttpRequest, *, reaches: Iterable[str] = ()) -> str:
+    """Return the policy of a page whose scripts connect to this host, and to the origins that it ``reaches`` besides."""
+    # Some browsers do not take 'self' for a WebSocket.
+    socket = f"{'wss' if request.is_secure() else 'ws'}://{request.get_host()}"
+    return CONTENT_SECURITY_POLICY.format(reaches=" ".join([socket, *sorted(reaches)]))
 
 
 def staff_only(view: View) -> View:

@@ -1,9 +1,11 @@
 """The talk page, and the pass that it asks for when somebody presses the button.
 
-Owns: one connect token for one press, for a member of the tenant. Refuses: tokens in the page, which would outlive their minute there,
-and admission, which the WebSocket asks for.
+Owns: the ways to call that the page offers, and one connect token for one press, for a member of the tenant. Refuses: tokens in the page,
+which would outlive their minute there, and admission, which the WebSocket asks for.
 """
 
+from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
@@ -12,6 +14,10 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
 from sessions_app.domain.states import MEANINGS
+from sessions_app.models import Backend
+from sessions_app.providers.exceptions import ProviderError
+from sessions_app.runtime import backends
+from sessions_app.selectors import ways
 from sessions_app.services import tokens
 from sessions_app.views import access
 
@@ -22,8 +28,28 @@ from sessions_app.views import access
 def talk(request: HttpRequest) -> HttpResponse:
     """Show the page to a member of at least one tenant."""
     tenants = access.tenants_of(request.user)
-    reasons = {reason.value: meaning.message for reason, meaning in MEANINGS.items()}
-    return render(request, "talk.html", {"tenants": tenants, "reasons": reasons, "here": "talk"})
+    usable = ways.usable_backends(tenant.pk for tenant in tenants)
+    context = {
+        "here": "talk",
+        "tenants": tenants,
+        "ways": {tenant.slug: [asdict(way) for way in ways.ways(usable[tenant.pk])] for tenant in tenants},
+        "reasons": {reason.value: meaning.message for reason, meaning in MEANINGS.items()},
+    }
+    response = render(request, "talk.html", context)
+    reached = {row.pk: row for rows in usable.values() for row in rows}.values()
+    response["Content-Security-Policy"] = access.content_policy(request, reaches=_origins(reached))
+    return response
+
+
+def _origins(rows: Iterable[Backend]) -> set[str]:
+    """Return where the browser goes by itself when it calls these; a backend that is set up wrongly is reached nowhere."""
+    found: set[str] = set()
+    for row in rows:
+        try:
+            found |= backends.create(row).client_origins
+        except ProviderError:
+            continue
+    return found
 
 
 @require_safe

@@ -31,7 +31,8 @@ def browser() -> Iterator[Browser]:
 @access.page
 def talk_page(request: HttpRequest) -> HttpResponse:
     reasons = {reason.value: meaning.message for reason, meaning in MEANINGS.items()}
-    return HttpResponse(render_to_string("talk.html", {"tenants": [Tenant(slug="acme", name="Acme")], "reasons": reasons}))
+    context = {"tenants": [Tenant(slug="acme", name="Acme")], "ways": {"acme": []}, "reasons": reasons}
+    return HttpResponse(render_to_string("talk.html", context))
 
 
 @pytest.fixture(scope="module")

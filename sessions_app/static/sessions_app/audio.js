@@ -86,6 +86,11 @@ export class Sound {
     this.playback?.port.postMessage(frame, [frame]);
   }
 
+  /** @param {boolean} isMuted whether silence is sent instead of what the microphone hears */
+  mute(isMuted) {
+    for (const track of this.microphone.getAudioTracks()) track.enabled = !isMuted;
+  }
+
   #stop() {
     this.source?.disconnect();
     for (const node of [this.capture, this.playback]) {

@@ -18,19 +18,20 @@ export class Connection {
   /**
    * @param {string} url
    * @param {string} token sent as a subprotocol, since an address would end up in logs
-   * @param {boolean} resumes whether it is a resume token: then the server speaks first, and nothing may be sent before
+   * @param {object|null} wish what is asked for in session.start; null with a resume token: then the server speaks first, and nothing may
+   *   be sent before
    * @param {object} handlers message(message), audio(buffer), roundTrip(ms), closed({code, explanation}), once; `explanation` is the
    *   server's session.rejected or session.ended, or null
    */
-  constructor(url, token, resumes, handlers) {
+  constructor(url, token, wish, handlers) {
     this.#handlers = handlers;
     this.#socket = new WebSocket(url, ["voice.v1", `token.${token}`]);
     this.#patience = setTimeout(() => this.#end(1006), ANSWER_MS);
     this.#socket.binaryType = "arraybuffer";
     this.#socket.onopen = () => {
-      if (resumes) return;
+      if (wish === null) return;
       clearTimeout(this.#patience); // admission takes its time
-      this.#say({ type: "session.start" });
+      this.#say({ ...wish, type: "session.start" });
     };
     this.#socket.onmessage = ({ data }) => this.#hear(data);
     this.#socket.onclose = ({ code }) => this.#end(code);
@@ -52,6 +53,11 @@ export class Connection {
   stop() {
     this.#say({ type: "session.stop" });
     this.#timers.push(setTimeout(() => this.leave(), GOODBYE_MS));
+  }
+
+  /** Close at once without a word that ends the session, as if the network were gone; `closed` is called before this returns. */
+  drop() {
+    this.#end(1006);
   }
 
   /** Close at once, which ends the session too, in whatever state it is; `closed` is called before this returns. */

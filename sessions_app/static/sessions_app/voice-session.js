@@ -11,6 +11,7 @@ export class VoiceSession {
   #url;
   #token;
   #handlers;
+  #wish;
   #connectUntil = performance.now() + CONNECT_TOKEN_MS;
   #resumes = false; // whether the token is a resume token
   #connection = null;
@@ -27,12 +28,15 @@ export class VoiceSession {
    * @param {object} handlers queued(message), live(message, awayMs), lost(stage), draining(message), audio(buffer), problem(message),
    *   roundTrip(ms), closed({code, explanation, stage, isAway}), once, and last. `stage` is how far it came: "new", "queued" or "live";
    *   `awayMs` how long the connection was lost, null where it was not; `explanation` the server's session.rejected or session.ended,
-   *   or null. Code 1000 without an explanation is this side's own end.
+   *   or null. Code 1000 without an explanation is this side's own end. `holds()`, where it is there, says whether the call goes on without
+   *   this connection: then it is never given up.
+   * @param {object} [wish] transport, backend, … as in session.start
    */
-  constructor(url, token, handlers) {
+  constructor(url, token, handlers, wish = {}) {
     this.#url = url;
     this.#token = token;
     this.#handlers = handlers;
+    this.#wish = wish;
     this.sent = 0;
     this.received = 0;
     this.dropped = 0;
@@ -58,6 +62,17 @@ export class VoiceSession {
     }
   }
 
+  /** Lose the connection and come back, to be told anew what session.resumed says. Nothing, where it is lost already. */
+  renew() {
+    if (this.#connection?.isLive) this.#connection.drop();
+  }
+
+  /** Go without ending the session, which somebody else has now. */
+  giveWay() {
+    this.#finish({ code: 4409, explanation: null, stage: this.#stage, isAway: false });
+    this.#connection?.drop();
+  }
+
   /** Hang up at once, as when the page goes away. */
   leave() {
     this.#finish({ code: 1000, explanation: null, stage: this.#stage, isAway: this.#lostAt !== null });
@@ -67,7 +82,7 @@ export class VoiceSession {
   #connect() {
     clearTimeout(this.#timer);
     this.#timer = null;
-    this.#connection = new Connection(this.#url, this.#token, this.#resumes, {
+    this.#connection = new Connection(this.#url, this.#token, this.#resumes ? null : this.#wish, {
       message: (message) => this.#hear(message),
       audio: (frame) => {
         this.received += 1;
@@ -134,14 +149,15 @@ export class VoiceSession {
     }
     const patience = this.#lostAt + GIVE_UP_MS;
     const left = (this.#resumes ? patience : Math.min(patience, this.#connectUntil)) - now;
-    if (left <= 0) {
+    if (left <= 0 && !this.#handlers.holds?.()) {
       this.#finish({ code: 1006, explanation: null, stage, isAway: true });
       return;
     }
     // What is asked of those who knock at a store that is away. A process that goes down sends them elsewhere, which can be at once.
     const asked = close.explanation && close.code !== 4012 ? (close.explanation.retry_after_s ?? 0) * 1000 : 0;
     // The last try is at the very end, however long the wait would be.
-    this.#timer = setTimeout(() => this.#connect(), Math.min(left, asked + delayMs(this.#tries)));
+    const waitMs = asked + delayMs(this.#tries);
+    this.#timer = setTimeout(() => this.#connect(), left > 0 ? Math.min(left, waitMs) : waitMs);
     this.#tries += 1;
   }
 
