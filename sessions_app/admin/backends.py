@@ -1,40 +1,37 @@
 """Backends and the platform's cap: edited here, live.
 
-Owns: the form of a backend, whose secrets can be set but are never shown again. Refuses: to delete a backend that has history; a backend
-whose provider does not take its options (with the provider's own sentence); a cap below what is reserved, and another name or none for a
-backend that quotas name for their reserved slots.
+Owns: the pages of a backend, with its form (``backend_forms``) and what is known of it now; the test of a connection with what is typed in
+the form, saved or not. Refuses: to delete a backend that has history, and to repeat a secret, in whatever answer.
 """
 
-import json
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django import forms
 from django.conf import settings
 from django.contrib import admin
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied
 from django.db.models import JSONField, Model, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import reverse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 
+from sessions_app.admin.backend_forms import PREFIX, BackendForm, form_for
 from sessions_app.admin.limit_changes import last_changes
 from sessions_app.models import Backend, BackendAccess, Platform, Session
 from sessions_app.models.fields import Undecipherable
-from sessions_app.providers.exceptions import ProviderError, ProviderNotFound
-from sessions_app.runtime import backends
+from sessions_app.providers.settings import Setting
+from sessions_app.runtime import backends, prober
 from sessions_app.selectors import usage
 from sessions_app.services import configuration
-from tenants.admin.editing import LimitsAdmin, WhyForm
+from tenants.admin.editing import LimitsAdmin
 
 if TYPE_CHECKING:  # Django's own classes take no type arguments when they run
     AccessTabularInline = admin.TabularInline[BackendAccess, Backend]
 else:
     AccessTabularInline = admin.TabularInline
-
-# What a provider has a say in.
-_CHECKED: Final = {"provider", "options", "secrets", "remove_secrets", "pipelines", "transports"}
 
 
 def used_of(used: int, limit: int | None) -> str:
@@ -44,106 +41,6 @@ def used_of(used: int, limit: int | None) -> str:
 
 def _moment(at: datetime | None) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else "never"
-
-
-class WriteOnlyTextarea(forms.Textarea):
-    """Takes a value and never gives one back, not even the one just typed where another field is wrong."""
-
-    def format_value(self, value: Any) -> str:
-        """Return nothing."""
-        return ""
-
-
-class BackendForm(WhyForm):
-    """A backend that its provider would accept."""
-
-    provider = forms.ChoiceField(help_text="The code that talks to it.")
-    secrets = forms.CharField(
-        required=False,
-        strip=True,
-        label="New secrets",
-        widget=WriteOnlyTextarea(attrs={"rows": 3, "cols": 60, "autocomplete": "off", "spellcheck": "false"}),
-        help_text='Replaces all of them: {"api_key": "…"}. Left blank, they stay as they are. They are never shown again.',
-    )
-    remove_secrets = forms.BooleanField(required=False, label="Remove the secrets")
-
-    class Meta:
-        model = Backend
-        exclude: ClassVar[list[str]] = []
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # Django fills the initial values from the model: what is never shown has no place there, nor in the record of changes.
-        self.initial.pop("secrets", None)
-        provider = self.fields.get("provider")  # not there for those who may only look
-        if isinstance(provider, forms.ChoiceField):
-            names = sorted({*settings.VOICE_PROVIDERS, *filter(None, [self.instance.provider])})
-            provider.choices = [(name, name) for name in names]
-
-    def clean_secrets(self) -> dict[str, str]:
-        """Return the secrets to keep: the new ones, or those that are set."""
-        text = self.cleaned_data["secrets"]
-        if not text:
-            kept: dict[str, str] = self.instance.secrets
-            return kept
-        try:
-            given = json.loads(text)
-        except ValueError:
-            given = None
-        if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
-            # Without the text: it may hold a secret.
-            raise ValidationError('Secrets are a JSON object of names and texts: {"api_key": "…"}. Nothing was changed.')
-        return given
-
-    def clean(self) -> dict[str, Any]:
-        """Ask the provider whether it takes this."""
-        super().clean()
-        cleaned = self.cleaned_data
-        if cleaned.get("remove_secrets"):
-            cleaned["secrets"] = {}
-        # Not at every edit: a backend whose options became wrong can still be disabled.
-        if not self.errors and _CHECKED.intersection(self.changed_data):
-            self._ask_provider(cleaned)
-        if not self.errors and self.instance.pk is not None:
-            self._look_at_reservations(cleaned)
-        return cleaned
-
-    def _look_at_reservations(self, cleaned: dict[str, Any]) -> None:
-        """Last of all, since it takes the ledger's lock of this backend where the cap is changed."""
-        if "name" in self.changed_data and (tenants := configuration.reserving_on(self.initial["name"])):
-            self.add_error("name", f"Quotas name this backend for their reserved slots: {', '.join(tenants)}. Change them first.")
-        elif "cap" in self.changed_data:
-            try:
-                configuration.check_cap(backend_id=self.instance.pk, cap=cleaned["cap"])
-            except ValidationError as error:
-                self.add_error("cap", error)
-
-    def _ask_provider(self, cleaned: dict[str, Any]) -> None:
-        if not isinstance(cleaned["options"], dict):
-            self.add_error("options", 'Options are a JSON object: {"name": value}.')
-            return
-        wanted = {name: cleaned[name] for name in ("name", "provider", "options", "secrets")}
-        try:
-            offered = backends.create(Backend(**wanted)).capabilities
-        except ProviderNotFound as error:
-            self.add_error("provider", str(error))
-            return
-        except ProviderError as error:
-            self.add_error("options", str(error))
-            return
-        pipelines, transports = cleaned["pipelines"], cleaned["transports"]
-        if not isinstance(pipelines, dict) or not pipelines or not all(isinstance(model, dict) for model in pipelines.values()):
-            self.add_error("pipelines", 'Pipelines are a JSON object with at least one: {"s2s": {"model": "…"}}.')
-        elif unknown := set(pipelines) - offered.pipelines:
-            self.add_error("pipelines", f"The provider does not serve {_list(unknown)}; it serves {_list(offered.pipelines)}.")
-        if not isinstance(transports, list) or not transports or not all(isinstance(each, str) for each in transports):
-            self.add_error("transports", 'Transports are a JSON list with at least one: ["websocket"].')
-        elif unknown := set(transports) - offered.transports:
-            self.add_error("transports", f"The provider does not serve {_list(unknown)}; it serves {_list(offered.transports)}.")
-
-
-def _list(names: set[str] | frozenset[str]) -> str:
-    return ", ".join(sorted(names))
 
 
 class AccessInline(AccessTabularInline):
@@ -162,7 +59,7 @@ class AccessInline(AccessTabularInline):
 class BackendAdmin(LimitsAdmin):
     """Configured voice backends with their caps, what is in use and what the probes saw."""
 
-    form = BackendForm
+    change_form_template = "admin/sessions_app/backend/change_form.html"
     formfield_overrides: ClassVar[dict[Any, Any]] = {JSONField: {"widget": forms.Textarea(attrs={"rows": 3, "cols": 60})}}
     list_display = ("name", "provider", "health_now", "in_use", "weight", "enabled", "draining")
     list_filter = ("enabled", "draining")
@@ -170,23 +67,92 @@ class BackendAdmin(LimitsAdmin):
     search_fields = ("name",)
     inlines = (AccessInline,)
     readonly_fields = ("in_use", "health_now", "last_probe", "health_error", "secrets_now", "updated_at", "last_changes")
-    fieldsets = (
-        (None, {"fields": ("name", "provider", "enabled", "draining")}),
-        ("Now", {"fields": ("in_use", "health_now", "last_probe", "health_error")}),
-        ("Limits", {"fields": ("cap", "weight", "burst_below")}),
-        ("What it serves", {"fields": ("pipelines", "transports", "options")}),
-        ("Secrets", {"fields": ("secrets_now", "secrets", "remove_secrets")}),
-        ("Last changes", {"fields": ("last_changes",)}),
-    )
+
+    class Media:
+        js = ("sessions_app/admin-backend.js",)
+
+    def get_form(self, request: HttpRequest, obj: Backend | None = None, change: bool = False, **kwargs: Any) -> Any:
+        """Return the form of the backend's provider, or of the one that is picked."""
+        return super().get_form(request, obj, change, **{"form": form_for(self._declared(request, obj)), **kwargs})
 
     def get_fieldsets(self, request: HttpRequest, obj: Backend | None = None) -> Any:
         """Show what only a saved backend has, and to those who may only look no field for secrets."""
-        may_edit = self.has_change_permission(request, obj) if obj else self.has_add_permission(request)
+        may_edit = self._may_edit(request, obj)
         hidden = set() if may_edit else {"secrets", "remove_secrets"}
         if obj is None:
             hidden |= {*self.readonly_fields, "remove_secrets"}
-        shown = [(title, {"fields": [name for name in options["fields"] if name not in hidden]}) for title, options in self.fieldsets]
+        named = self._sections(self._declared(request, obj))
+        shown = [(title, {**options, "fields": [name for name in options["fields"] if name not in hidden]}) for title, options in named]
         return [each for each in shown if each[1]["fields"]]
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """Begin with the provider that is picked."""
+        return {**super().get_changeform_initial_data(request), "provider": self._provider(request, None)}
+
+    def _sections(self, declared: tuple[Setting, ...]) -> list[tuple[str | None, dict[str, Any]]]:
+        first: list[tuple[str | None, dict[str, Any]]] = [
+            (None, {"fields": ["provider", "name", "enabled", "draining"]}),
+            ("Now", {"fields": ["in_use", "health_now", "last_probe", "health_error"]}),
+        ]
+        limits: tuple[str, dict[str, Any]] = ("Limits", {"fields": ["cap", "weight", "burst_below"]})
+        changes: tuple[str, dict[str, Any]] = ("Last changes", {"fields": ["last_changes"]})
+        if not declared:
+            serves = ("What it serves", {"fields": ["pipelines", "transports", "options"]})
+            return [*first, limits, serves, ("Secrets", {"fields": ["secrets_now", "secrets", "remove_secrets"]}), changes]
+        usual = [PREFIX + each.name for each in declared if not each.advanced]
+        rare = [PREFIX + each.name for each in declared if each.advanced]
+        if any(each.secret and not each.required for each in declared):
+            rare.append("forget")
+        first[1][1]["fields"].append("secrets_now")
+        return [
+            *first,
+            ("Connection", {"fields": usual}),
+            ("Seldom changed", {"fields": rare, "classes": ["collapse"]}),
+            limits,
+            ("What it serves", {"fields": ["pipelines"]}),
+            changes,
+        ]
+
+    def _may_edit(self, request: HttpRequest, obj: Backend | None) -> bool:
+        return self.has_change_permission(request, obj) if obj else self.has_add_permission(request)
+
+    def _provider(self, request: HttpRequest, obj: Backend | None) -> str:
+        asked = request.POST.get("provider") or (obj.provider if obj else request.GET.get("provider"))
+        return asked or min(settings.VOICE_PROVIDERS, default="")
+
+    def _declared(self, request: HttpRequest, obj: Backend | None) -> tuple[Setting, ...]:
+        """Return the settings to ask for, one by one; those who may only look are shown what is kept."""
+        return backends.settings_of(self._provider(request, obj)) if self._may_edit(request, obj) else ()
+
+    # --- the test of a connection --------------------------------------------------------------------------------------------
+
+    def get_urls(self) -> list[URLPattern]:
+        """The test of a connection, before the pages that take any text for a backend's id."""
+        view = self.admin_site.admin_view
+        return [
+            path("test-connection/", view(self.test_connection), name="sessions_app_backend_test_new"),
+            path("<int:backend_id>/test-connection/", view(self.test_connection), name="sessions_app_backend_test"),
+            *super().get_urls(),
+        ]
+
+    def test_connection(self, request: HttpRequest, backend_id: int | None = None) -> HttpResponse:
+        """Ask the backend with what is typed, whether or not it was saved; answer in JSON, with one sentence and no secret."""
+        if request.method != "POST":
+            return HttpResponse(status=405, headers={"Allow": "POST"})
+        backend: Backend | None = self.get_object(request, str(backend_id)) if backend_id is not None else None
+        if not self._may_edit(request, backend):
+            raise PermissionDenied
+        if backend_id is not None and backend is None:
+            raise Http404
+        form: BackendForm = self.get_form(request, backend, change=backend is not None)(request.POST, instance=backend)
+        wanted, problem = form.on_trial()
+        if wanted is None:
+            return JsonResponse({"ok": False, "sentence": problem})
+        # Pages run in threads of their own, without an event loop.
+        outcome = asyncio.run(prober.try_out(wanted))
+        return JsonResponse({"ok": not outcome.error, "sentence": outcome.error or f"It answered in {outcome.latency_ms:.1f} ms."})
+
+    # --- what is known of it -------------------------------------------------------------------------------------------------
 
     @admin.display(description="health")
     def health_now(self, backend: Backend) -> str:

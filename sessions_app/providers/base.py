@@ -29,6 +29,7 @@ from typing import ClassVar, Literal, Self
 from uuid import UUID
 
 from sessions_app.providers.exceptions import NotRelayed
+from sessions_app.providers.settings import Setting
 
 _PCM_SAMPLE_BYTES = 2
 
@@ -199,9 +200,11 @@ class Provider(ABC):
 
     Attributes:
         name: The name that it is registered by.
+        settings: Options and secrets as a form asks for them; none: they are typed as JSON.
     """
 
     name: ClassVar[str]
+    settings: ClassVar[tuple[Setting, ...]] = ()
 
     @abstractmethod
     def __init__(self, config: BackendConfig) -> None:

@@ -4,6 +4,7 @@ Owns: types, ranges and unknown names. Refuses: strings where numbers are meant,
 only are shown).
 """
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Final
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 from sessions_app.providers.exceptions import InvalidConfig
 
 _LONGEST_TEXT: Final = 500  # characters
+_HOST_AND_PORT: Final = re.compile(r"[A-Za-z0-9._:\[\]-]+")  # it is told to browsers in headers, too
 
 _TYPE_NAMES = {
     bool: "true or false",
@@ -103,7 +105,7 @@ class OptionReader:
             return ""
         try:
             parts = urlsplit(value)
-            good = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+            good = parts.scheme in schemes and bool(_HOST_AND_PORT.fullmatch(parts.netloc)) and bool(parts.hostname) and parts.port != 0
         except ValueError:
             good = False
         if not good or "@" in value or "?" in value or "#" in value:

@@ -15,6 +15,7 @@ from sessions_app.models.fields import Undecipherable
 from sessions_app.providers.base import BackendConfig, Provider, RoomProvider
 from sessions_app.providers.exceptions import InvalidConfig, ProviderNotFound
 from sessions_app.providers.registry import Registry
+from sessions_app.providers.settings import Setting
 from sessions_app.runtime.database import in_thread
 from sessions_app.runtime.together import Together
 
@@ -33,6 +34,14 @@ def create(backend: Backend) -> Provider:
     if isinstance(backend.secrets, Undecipherable):
         raise InvalidConfig(Undecipherable.sentence)
     return Registry(settings.VOICE_PROVIDERS).create(backend.provider, BackendConfig(backend.name, backend.options, backend.secrets))
+
+
+def settings_of(provider: str) -> tuple[Setting, ...]:
+    """Return what a form asks for to set up a backend of this provider; nothing where it is not known, or wants JSON."""
+    try:
+        return Registry(settings.VOICE_PROVIDERS).get(provider).settings
+    except ProviderNotFound:
+        return ()
 
 
 async def load(backend_id: int) -> Backend:

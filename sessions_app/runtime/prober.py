@@ -1,11 +1,13 @@
 """Probes: ask each enabled backend whether it is well, and write down what it said. Celery does it; nodes do what Celery has not done."""
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable
 
 from django.conf import settings
 
+from sessions_app.models import Backend
 from sessions_app.providers.base import Provider
 from sessions_app.providers.exceptions import ProviderError
 from sessions_app.runtime import backends
@@ -36,22 +38,41 @@ async def probe_due_once(*, age_s: float) -> int:
         await asyncio.gather(*(each.aclose() for each in made), return_exceptions=True)
 
 
+async def try_out(backend: Backend) -> health.Outcome:
+    """Probe a backend as this row has it, saved or not, and return what was seen, which is written down nowhere."""
+    made: list[Provider] = []
+
+    async def make() -> Provider:
+        made.append(backends.create(backend))
+        return made[0]
+
+    try:
+        return await _ask(make, name=backend.name)
+    finally:
+        await asyncio.gather(*(each.aclose() for each in made), return_exceptions=True)
+
+
+async def _ask(provider: Callable[[], Awaitable[Provider]], *, name: int | str) -> health.Outcome:
+    limit = settings.VOICE_PROBE_TIMEOUT_S
+    try:
+        async with asyncio.timeout(limit):
+            result = await (await provider()).probe()
+        return health.Outcome(latency_ms=result.latency_ms)
+    except ProviderError as error:
+        return health.Outcome(error=str(error))
+    except TimeoutError:
+        return health.Outcome(error=f"No answer within {limit:g} s.")
+    except Exception as error:
+        # A provider's bug must not keep the other backends from being probed; its own backend is unhealthy.
+        logger.exception("a probe failed", extra={"backend": name})
+        return health.Outcome(error=f"The probe failed: {type(error).__name__}.")
+
+
 async def _probe(backend_id: int, age_s: float, provider_for: Callable[[int], Awaitable[Provider]]) -> bool:
     limit = settings.VOICE_PROBE_TIMEOUT_S
     if not await in_thread(health.claim, backend_id=backend_id, age_s=age_s, claim_s=limit * 2):
         return False
-    try:
-        async with asyncio.timeout(limit):
-            result = await (await provider_for(backend_id)).probe()
-        outcome = health.Outcome(latency_ms=result.latency_ms)
-    except ProviderError as error:
-        outcome = health.Outcome(error=str(error))
-    except TimeoutError:
-        outcome = health.Outcome(error=f"No answer within {limit:g} s.")
-    except Exception as error:
-        # A provider's bug must not keep the other backends from being probed; its own backend is unhealthy.
-        logger.exception("a probe failed", extra={"backend": backend_id})
-        outcome = health.Outcome(error=f"The probe failed: {type(error).__name__}.")
+    outcome = await _ask(functools.partial(provider_for, backend_id), name=backend_id)
     status = await in_thread(health.record, backend_id=backend_id, outcome=outcome)
     if outcome.error:
         logger.warning("backend %s is %s: %s", backend_id, status, outcome.error)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from livekit import api
@@ -33,6 +34,7 @@ from sessions_app.providers.exceptions import AgentAbsent, InvalidConfig, Provid
 from sessions_app.providers.livekit import tokens, webhooks
 from sessions_app.providers.livekit.client import Client
 from sessions_app.providers.livekit.options import Credentials, LiveKitOptions
+from sessions_app.providers.livekit.settings import SETTINGS
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class LiveKitProvider(RoomProvider):
     """A session is a room, named after it, that the user enters with a token."""
 
     name = "livekit"
+    settings = SETTINGS
 
     def __init__(self, config: BackendConfig) -> None:
         self._backend = config.name
@@ -66,6 +69,12 @@ class LiveKitProvider(RoomProvider):
     def capabilities(self) -> Capabilities:
         """Any pipeline, over WebRTC only; media is not relayed."""
         return self._capabilities
+
+    @property
+    def client_origins(self) -> frozenset[str]:
+        """The server's, for signalling and for the question why that was refused."""
+        address = urlsplit(self._options.client_url)
+        return frozenset({f"{address.scheme}://{address.netloc}", f"{address.scheme.replace('ws', 'http')}://{address.netloc}"})
 
     @property
     def policy(self) -> RoomPolicy:
