@@ -205,7 +205,7 @@ class DeclaredBackendForm(BackendForm):
                 continue
             if not each.secret:
                 self.initial[PREFIX + each.name] = options.get(each.name, each.default)
-            else:
+            elif self.instance.pk is not None:
                 told = "It is set; left blank, it stays." if self.instance.secrets.get(each.name) else "It is not set."
                 field.help_text = f"{field.help_text} {told}".strip()
             if self.instance.pk is not None:

@@ -70,6 +70,7 @@ class BackendAdmin(LimitsAdmin):
 
     class Media:
         js = ("sessions_app/admin-backend.js",)
+        css: ClassVar[dict[str, tuple[str, ...]]] = {"all": ("sessions_app/admin-backend.css",)}
 
     def get_form(self, request: HttpRequest, obj: Backend | None = None, change: bool = False, **kwargs: Any) -> Any:
         """Return the form of the backend's provider, or of the one that is picked."""
@@ -88,6 +89,13 @@ class BackendAdmin(LimitsAdmin):
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         """Begin with the provider that is picked."""
         return {**super().get_changeform_initial_data(request), "provider": self._provider(request, None)}
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> HttpResponse:
+        """Put the test of the connection below what it tests."""
+        backend = kwargs.get("obj")
+        if self._may_edit(request, backend):
+            context["tested_after"] = "Connection" if self._declared(request, backend) else "Secrets"
+        return super().render_change_form(request, context, *args, **kwargs)
 
     def _sections(self, declared: tuple[Setting, ...]) -> list[tuple[str | None, dict[str, Any]]]:
         first: list[tuple[str | None, dict[str, Any]]] = [

@@ -9,10 +9,10 @@ document.addEventListener("DOMContentLoaded", () => {
   test.hidden = false;
   test.addEventListener("click", async () => {
     test.disabled = true;
-    answer.className = "help";
+    answer.className = "";
     answer.textContent = "Asking…";
     const { isFine, sentence } = await ask(test.dataset.testConnection, new FormData(form));
-    answer.className = isFine ? "success" : "errornote";
+    answer.className = isFine ? "fine" : "wrong";
     answer.textContent = sentence;
     test.disabled = false;
   });
