@@ -44,6 +44,25 @@ AudioNode.prototype.connect = function (target, ...rest) {
   }
   return connect.call(this, target, ...rest);
 };
+// What an element plays is heard at its source; each track once, however often it is attached.
+const source = Object.getOwnPropertyDescriptor(HTMLMediaElement.prototype, "srcObject");
+const known = new Set();
+Object.defineProperty(HTMLMediaElement.prototype, "srcObject", {
+  ...source,
+  set(stream) {
+    source.set.call(this, stream);
+    for (const track of stream?.getAudioTracks() ?? []) {
+      if (known.has(track)) continue;
+      known.add(track);
+      const context = (window.ear.context ??= new AudioContext());
+      window.ear.rate = context.sampleRate;
+      const ear = context.createScriptProcessor(4096, 1, 1);
+      ear.onaudioprocess = ({ inputBuffer }) => window.ear.blocks.push(inputBuffer.getChannelData(0).slice());
+      connect.call(context.createMediaStreamSource(new MediaStream([track])), ear);
+      connect.call(ear, context.destination);
+    }
+  },
+});
 const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
 navigator.mediaDevices.getUserMedia = async (wanted) => {
   const stream = await ask(wanted);

@@ -17,6 +17,7 @@ from tenants.models import Tenant
 from tests import world
 from tests.conftest import empty_database
 from tests.e2e.client import Call
+from tests.e2e.media import Media
 from tests.e2e.rows import new_token
 from tests.e2e.server import Server
 from tests.e2e.visitor import PASSWORD, Visitor
@@ -60,6 +61,14 @@ def server(server_kind: str, shared_db: None, tmp_path_factory: pytest.TempPathF
         assert running.complaints() == []
     finally:
         running.end()
+
+
+@pytest.fixture(scope="module")
+def media(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Media]:
+    """A LiveKit server with the echo agent, known to the server as the backend ``livekit``."""
+    running = Media(server, tmp_path_factory.mktemp("media"))
+    yield running
+    running.end()
 
 
 @pytest.fixture

@@ -62,6 +62,8 @@ export class Connection {
 
   /** Close at once, which ends the session too, in whatever state it is; `closed` is called before this returns. */
   leave() {
+    // Said too, since a session in a room outlives its connection, however that is closed.
+    if (this.#isLive) this.#say({ type: "session.stop" });
     this.#end(1000);
   }
 
