@@ -3,14 +3,13 @@
 ``SCREENSHOT_DIR`` keeps the pictures that are made on the way.
 """
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
-from playwright.async_api import Page, WebSocket, expect
+from playwright.async_api import Page, expect
 
 from sessions_app.models import Session
 from sessions_app.runtime.database import in_thread
@@ -21,6 +20,7 @@ from tests.e2e.client import Call
 from tests.e2e.rows import over, record, slots, states
 from tests.e2e.server import Server, manage
 from tests.e2e.visitor import PASSWORD
+from tests.e2e.wire import Wire
 
 pytestmark = pytest.mark.browser
 FRAME = bytes(960)
@@ -44,31 +44,6 @@ def member(new_tenant: Callable[..., Tenant]) -> Callable[[str], Tenant]:
         return tenant
 
     return make
-
-
-class Wire:
-    """What goes over the page's WebSockets.
-
-    Attributes:
-        opened: How many there were.
-        told: The server's messages but for pongs.
-    """
-
-    def __init__(self, page: Page) -> None:
-        self.opened = 0
-        self.told: list[dict[str, object]] = []
-        page.on("websocket", self._opened)
-
-    def _opened(self, socket: WebSocket) -> None:
-        self.opened += 1
-        socket.on("framereceived", self._hear)
-
-    def _hear(self, frame: bytes | str) -> None:
-        if isinstance(frame, str) and (message := json.loads(frame))["type"] != "pong":
-            self.told.append(message)
-
-    def kinds(self) -> list[object]:
-        return [each["type"] for each in self.told]
 
 
 async def _press(page: Page, name: str) -> None:
