@@ -1,4 +1,5 @@
-"""Voice sessions in Django admin: limits are edited (``backends``), what machines write is looked at (``records``, ``limit_changes``).
+"""Voice sessions in Django admin: limits are edited (``backends``), what machines write is looked at (``records``, ``rooms``,
+``limit_changes``).
 
 Owns: the panel with a tenant's live use and the limits in force beside it, for the tenant's page.
 """
@@ -7,7 +8,7 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from sessions_app.admin import records  # noqa: F401 - registers its pages
+from sessions_app.admin import records, rooms  # noqa: F401 - register their pages
 from sessions_app.admin.backends import used_of
 from sessions_app.admin.limit_changes import changes_panel
 from sessions_app.selectors import usage

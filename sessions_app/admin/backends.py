@@ -7,7 +7,7 @@ the form, saved or not. Refuses: to delete a backend that has history, and to re
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from django import forms
 from django.conf import settings
@@ -15,6 +15,7 @@ from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.db.models import JSONField, Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 
@@ -22,9 +23,11 @@ from sessions_app.admin.backend_forms import PREFIX, BackendForm, form_for
 from sessions_app.admin.limit_changes import last_changes
 from sessions_app.models import Backend, BackendAccess, Platform, Session
 from sessions_app.models.fields import Undecipherable
+from sessions_app.providers.base import Room
+from sessions_app.providers.exceptions import ProviderError
 from sessions_app.providers.settings import Setting
-from sessions_app.runtime import backends, prober
-from sessions_app.selectors import usage
+from sessions_app.runtime import backends, prober, room_tasks
+from sessions_app.selectors import room_records, usage
 from sessions_app.services import configuration
 from tenants.admin.editing import LimitsAdmin
 
@@ -32,6 +35,9 @@ if TYPE_CHECKING:  # Django's own classes take no type arguments when they run
     AccessTabularInline = admin.TabularInline[BackendAccess, Backend]
 else:
     AccessTabularInline = admin.TabularInline
+
+
+MOST_ROOMS: Final = 500  # of a page
 
 
 def used_of(used: int, limit: int | None) -> str:
@@ -95,6 +101,12 @@ class BackendAdmin(LimitsAdmin):
         backend = kwargs.get("obj")
         if self._may_edit(request, backend):
             context["tested_after"] = "Connection" if self._declared(request, backend) else "Secrets"
+        if backend is not None and backends.makes_rooms(backend.provider):
+            address = reverse("webhooks", args=[backend.provider, backend.name])
+            context["webhooks"] = {
+                "address": request.build_absolute_uri(address),
+                "health": room_records.health(backend, now=datetime.now(UTC)),
+            }
         return super().render_change_form(request, context, *args, **kwargs)
 
     def _sections(self, declared: tuple[Setting, ...]) -> list[tuple[str | None, dict[str, Any]]]:
@@ -140,6 +152,7 @@ class BackendAdmin(LimitsAdmin):
         return [
             path("test-connection/", view(self.test_connection), name="sessions_app_backend_test_new"),
             path("<int:backend_id>/test-connection/", view(self.test_connection), name="sessions_app_backend_test"),
+            path("<int:backend_id>/rooms/", view(self.rooms), name="sessions_app_backend_rooms"),
             *super().get_urls(),
         ]
 
@@ -159,6 +172,38 @@ class BackendAdmin(LimitsAdmin):
         # Pages run in threads of their own, without an event loop.
         outcome = asyncio.run(prober.try_out(wanted))
         return JsonResponse({"ok": not outcome.error, "sentence": outcome.error or f"It answered in {outcome.latency_ms:.1f} ms."})
+
+    # --- its rooms -----------------------------------------------------------------------------------------------------------
+
+    def rooms(self, request: HttpRequest, backend_id: int) -> HttpResponse:
+        """Show the rooms that the provider has now, beside those that it should have."""
+        backend: Backend | None = self.get_object(request, str(backend_id))
+        if not self.has_view_permission(request, backend):
+            raise PermissionDenied
+        if backend is None or not backends.makes_rooms(backend.provider):
+            raise Http404
+        ours, problem = room_records.open_rooms(backend), ""
+        listed: Sequence[Room] = []
+        try:
+            listed = asyncio.run(room_tasks.list_once(backend_id=backend.pk))
+        except ProviderError as error:
+            problem = str(error)
+        there, known = {each.name for each in listed}, {each.name for each in ours}
+        states = room_records.states({each.session_id for each in listed if each.session_id})
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "original": backend,
+            "title": "Rooms now",
+            "subtitle": str(backend),
+            "problem": problem,
+            "rooms": [
+                (each, states.get(each.session_id, "") if each.session_id else "", each.name in known) for each in listed[:MOST_ROOMS]
+            ],
+            "cut": len(listed) > MOST_ROOMS,
+            "missing": [each for each in ours if each.name not in there] if not problem else [],
+        }
+        return TemplateResponse(request, "admin/sessions_app/backend/rooms.html", context)
 
     # --- what is known of it -------------------------------------------------------------------------------------------------
 

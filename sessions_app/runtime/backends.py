@@ -44,6 +44,14 @@ def settings_of(provider: str) -> tuple[Setting, ...]:
         return ()
 
 
+def makes_rooms(provider: str) -> bool:
+    """Whether this provider's sessions live in rooms, of which webhooks tell."""
+    try:
+        return issubclass(Registry(settings.VOICE_PROVIDERS).get(provider), RoomProvider)
+    except ProviderNotFound:
+        return False
+
+
 async def load(backend_id: int) -> Backend:
     """Return the backend as it is now; those who ask at once share one query. Not to be changed.
 

@@ -2,13 +2,13 @@
 of its own."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from uuid import uuid4
 
 from sessions_app.domain.operations import Operation
-from sessions_app.providers.base import RoomProvider
+from sessions_app.providers.base import Room, RoomProvider
 from sessions_app.runtime import backends, reconciler, room_rounds, strays
 from sessions_app.runtime.database import in_thread
 from sessions_app.runtime.room_keeper import Keeper
@@ -37,6 +37,17 @@ async def look_once(*, holder: str) -> int:
         due = await in_thread(rooms.due, most=BATCH)
         await room_rounds.tend_all(keeper, due)
         return len(due) + await strays.sort(keeper)
+
+
+async def list_once(*, backend_id: int) -> Sequence[Room]:
+    """Return the rooms that a backend's provider has now.
+
+    Raises:
+        ProviderError: it could not be asked, or makes no rooms.
+        django.db.Error: the database is away.
+    """
+    async with _keeper("list") as keeper:
+        return await keeper.list_rooms(await keeper.find(backend_id))
 
 
 @asynccontextmanager
