@@ -24,16 +24,18 @@ class RoomHealth:
         oldest: When the oldest of them was made; None where there is none.
         last_event_at: When its last webhook came; None: never.
         waiting: Webhooks that nothing has been made of yet, at most ``MOST_WAITING``.
+        waiting_since: When the oldest of those came; None where there is none.
         refused: Webhooks that were refused in the last hour, by reason.
-        drifted: What provider and platform did not agree on in the last hour, by kind.
+        drifted: What provider and platform did not agree on in the last hour, in words, and how often.
     """
 
     rooms: int = 0
     oldest: datetime | None = None
     last_event_at: datetime | None = None
     waiting: int = 0
+    waiting_since: datetime | None = None
     refused: dict[str, int] = field(default_factory=dict)
-    drifted: dict[str, int] = field(default_factory=dict)
+    drifted: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +59,24 @@ def health(backend: Backend, *, now: datetime) -> RoomHealth:
     since = now - LATELY
     open_rooms = Room.objects.filter(backend=backend, closed_at__isnull=True)
     events = WebhookEvent.objects.filter(backend=backend)
+    waiting = events.filter(processed_at__isnull=True)
     refused = WebhookRefusal.objects.filter(backend=backend, minute__gte=since)
     drifted = Drift.objects.filter(at__gte=since, backend=backend)
     return RoomHealth(
         rooms=open_rooms.count(),
         oldest=open_rooms.order_by("made_at").values_list("made_at", flat=True).first(),
         last_event_at=events.order_by("-received_at").values_list("received_at", flat=True).first(),
-        waiting=events.filter(processed_at__isnull=True)[:MOST_WAITING].count(),
+        waiting=waiting[:MOST_WAITING].count(),
+        waiting_since=waiting.order_by("id").values_list("received_at", flat=True).first(),
         refused=dict(refused.values_list("reason").annotate(total=Sum("count"))),
-        drifted=dict(drifted.values_list("kind").annotate(total=Count("id"))),
+        drifted=tuple((str(Drift.Kind(kind).label), total) for kind, total in drifted.values_list("kind").annotate(total=Count("id"))),
     )
+
+
+def healths(*, providers: Collection[str], now: datetime) -> dict[str, RoomHealth]:
+    """Return the same for every enabled backend of these providers, by name."""
+    rows = Backend.objects.filter(enabled=True, provider__in=providers).order_by("name")
+    return {row.name: health(row, now=now) for row in rows}
 
 
 def story(session: Session) -> Story:

@@ -3,6 +3,7 @@
 Reads only. Refuses: to show members another tenant's sessions, numbers of what is shared with others, nodes, or operators' words.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +15,11 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from sessions_app.domain.states import LIVE_STATES, Reason, State
-from sessions_app.selectors import history, timeline, usage
+from sessions_app.providers.base import RoomEvent
+from sessions_app.providers.exceptions import ProviderError
+from sessions_app.runtime import backends
+from sessions_app.selectors import history, room_records, timeline, usage
+from sessions_app.selectors.room_records import Story
 from sessions_app.services import ending
 from sessions_app.views import access, present
 
@@ -85,12 +90,12 @@ class SearchForm(HistoryForm):
 def sessions(request: HttpRequest) -> HttpResponse:
     """Show what is in use now and one page of the history."""
     now = datetime.now(UTC)
-    backends = usage.overview(now=now)
-    form = SearchForm(request.GET, backends=[each.name for each in backends])
+    in_use = usage.overview(now=now)
+    form = SearchForm(request.GET, backends=[each.name for each in in_use])
     found = form.search()
     context = {
         "here": "ops",
-        "backends": backends,
+        "backends": in_use,
         "platform": usage.platform_use(),
         "rows": [(each, present.waited(each, now=now), present.talk_time(each, now=now)) for each in found.page.sessions],
         "floods": [present.flood_sentence(each) for each in found.floods],
@@ -159,6 +164,7 @@ def session(request: HttpRequest, session_id: UUID) -> HttpResponse:
     found = access.session(session_id)
     line = timeline.of_session(found)
     is_live = found.state in LIVE_STATES
+    story = room_records.story(found)
     now = datetime.now(UTC)
     context = {
         "here": "ops",
@@ -174,12 +180,30 @@ def session(request: HttpRequest, session_id: UUID) -> HttpResponse:
         "may_end": is_live and request.user.has_perm(ending.PERMISSION),
         "longest_reason": ending.MAX_DETAIL_CHARS,
         "cut": line.cut,
+        "room": story.room,
+        "room_rows": present.room_rows(story, _reader(story)),
+        "room_cut": story.cut,
         "entries": [
-            (each, present.duration(each.after_ms), present.event_sentence(each.new, each.reason), present.entry_lines(each))
+            (
+                each,
+                present.duration(each.after_ms),
+                present.event_sentence(each.new, each.reason, in_room=story.room is not None),
+                present.entry_lines(each),
+            )
             for each in line.entries
         ],
     }
     return render(request, "ops/session.html", context)
+
+
+def _reader(story: Story) -> Callable[[Mapping[str, object]], RoomEvent] | None:
+    """Return what reads the events of this room's provider; None where it is set up wrongly."""
+    if story.room is None:
+        return None
+    try:
+        return backends.with_rooms(backends.create(story.room.backend)).read_event
+    except ProviderError:
+        return None
 
 
 def _frame(request: HttpRequest, form: HistoryForm, found: Found) -> dict[str, Any]:

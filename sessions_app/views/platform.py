@@ -1,7 +1,8 @@
 """The health page of ops: whatever the platform depends on, when it was last seen at work, and what it means where it was not."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from django.conf import settings
@@ -12,12 +13,15 @@ from redis import Redis, RedisError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from sessions_app.selectors import platform_health, usage
+from sessions_app.runtime.backends import makes_rooms
+from sessions_app.selectors import platform_health, room_records, usage
 from sessions_app.selectors.platform_health import Nodes, Sighting
+from sessions_app.selectors.room_records import RoomHealth
 from sessions_app.selectors.usage import BackendUse
 from sessions_app.views import access, present
 
 STORE_TIMEOUT_S: Final = 1.0
+WEBHOOK_PATIENCE: Final = timedelta(seconds=30)  # much longer than one takes
 _MEANWHILE: Final = "probes and sweeps are done by the web nodes meanwhile; old history is not pruned."
 
 
@@ -39,6 +43,8 @@ def health(request: HttpRequest) -> HttpResponse:
     seen = platform_health.sightings()
     backends = usage.overview(now=clock.now)
     valkey = valkey_is_there()
+    with_rooms = {each.provider for each in backends if makes_rooms(each.provider)}
+    rooms = room_records.healths(providers=with_rooms, now=clock.now)
     worker, beat = seen[platform_health.WORKER], seen[platform_health.BEAT]
     context = {
         "here": "health",
@@ -47,8 +53,15 @@ def health(request: HttpRequest) -> HttpResponse:
         "valkey": valkey,
         "celery": [(name, each, present.ago(each.age_s)) for name, each in (("Worker", worker), ("Beat", beat))],
         "sweep": present.ago(seen[platform_health.SWEEP].age_s),
-        "problems": [*_of_backends(backends), *_of_stores(valkey), *_of_celery(worker, beat), *_of_nodes(nodes)],
+        "problems": [
+            *_of_backends(backends),
+            *_of_rooms(rooms, clock.now),
+            *_of_stores(valkey),
+            *_of_celery(worker, beat),
+            *_of_nodes(nodes),
+        ],
         "backends": [(each, _probed(each, clock.now)) for each in backends],
+        "rooms": [(name, each, _since(each.last_event_at, clock.now)) for name, each in rooms.items()],
         "nodes": [(each, present.ago(each.heartbeat_age_s), present.ago(each.age_s)) for each in nodes.rows],
         "cut": nodes.cut,
     }
@@ -92,6 +105,25 @@ def _of_backends(backends: list[BackendUse]) -> list[Problem]:
     if len(sick) == len(enabled):
         found.insert(0, Problem("No enabled backend is healthy: every attempt is refused.", "error"))
     return found
+
+
+def _of_rooms(rooms: Mapping[str, RoomHealth], now: datetime) -> list[Problem]:
+    found = []
+    for name, each in rooms.items():
+        if each.refused:
+            why = ", ".join(sorted(each.refused))
+            found.append(Problem(f"{sum(each.refused.values())} webhooks for backend {name} were refused in the last hour: {why}."))
+        if each.waiting_since is not None and now - each.waiting_since > WEBHOOK_PATIENCE:
+            found.append(Problem(f"{each.waiting} webhooks of backend {name} wait, the oldest came {_since(each.waiting_since, now)}."))
+        silent = each.oldest is not None and (each.last_event_at is None or each.last_event_at < each.oldest)
+        if silent and each.oldest is not None and now - each.oldest > WEBHOOK_PATIENCE:
+            told = f"Backend {name} has told nothing of its rooms: do its webhooks reach the platform? It is asked instead."
+            found.append(Problem(told))
+    return found
+
+
+def _since(at: datetime | None, now: datetime) -> str:
+    return present.ago(None if at is None else (now - at).total_seconds())
 
 
 def _of_nodes(nodes: Nodes) -> list[Problem]:

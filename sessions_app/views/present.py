@@ -1,14 +1,16 @@
 """How values read on the pages: durations, limits, reasons. Plain values in, text out."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from sessions_app.domain.states import FINAL_STATES, LIVE_STATES, MEANINGS, Reason, State
 from sessions_app.models import Session
+from sessions_app.providers.base import RoomEvent
 from sessions_app.selectors.history import Flood
+from sessions_app.selectors.room_records import Story
 from sessions_app.selectors.timeline import Entry
 
 MAX_METADATA_CHARS: Final = 8_000  # room for what a client may send, laid out
@@ -104,8 +106,10 @@ def reason_sentence(reason: str) -> str:
         return ""
 
 
-def event_sentence(state: str, reason: str) -> str:
-    """Return the sentence of an event's reason; a client that dropped has not stayed away yet."""
+def event_sentence(state: str, reason: str, *, in_room: bool = False) -> str:
+    """Return the sentence of an event's reason; a client that dropped, or left its room, has not stayed away yet."""
+    if in_room and state == State.RECONNECTING and reason == Reason.CLIENT_LOST:
+        return "The user left the room; the slot is kept for the grace."
     if state == State.RECONNECTING and reason == Reason.CLIENT_LOST:
         return "The connection dropped; the slot is kept for the grace."
     if reason == Reason.AUTHENTICATION_FAILED and state not in FINAL_STATES:
@@ -131,6 +135,49 @@ def entry_lines(entry: Entry) -> list[str]:
     if "text" in detail:
         lines.append(str(detail["text"]))
     return [*lines, *(f"{name.replace('_', ' ')}: {value}" for name, value in detail.items() if name not in _TOLD)]
+
+
+@dataclass(frozen=True, slots=True)
+class RoomRow:
+    """One thing that happened in a session's room: ``what`` in words, and what the platform made of it."""
+
+    at: datetime
+    what: str
+    verdict: str
+
+
+_IN_ROOM: Final = {
+    "room_started": "The room was made",
+    "room_finished": "The room ended",
+    "participant_joined": "{who} joined",
+    "participant_left": "{who} left",
+    "participant_aborted": "{who} tried to join, and did not get through",
+    "track_published": "{who} began to send {what}",
+    "track_unpublished": "{who} stopped to send",
+}
+_WHO: Final = {"user": "The user", "agent": "The agent", "other": "Somebody else"}
+
+
+def room_sentence(event: RoomEvent) -> str:
+    """Return what a provider's event says, in words; its own name for it where there are none."""
+    words = _IN_ROOM.get(event.kind)
+    if words is None:
+        return f"{event.name or 'Something'} was told."
+    person = event.participant
+    sound = "audio" if person is not None and person.has_audio else "something"
+    said = words.format(who=_WHO[person.role] if person is not None else "Somebody", what=sound)
+    why = f" ({event.reason.replace('_', ' ').lower()})" if event.reason and event.kind in {"participant_left", "room_finished"} else ""
+    return f"{said}{why}."
+
+
+def room_rows(story: Story, read: Callable[[Mapping[str, object]], RoomEvent] | None) -> list[RoomRow]:
+    """Return what happened in a session's room, oldest first; ``read`` is its provider's, None where there is none (any more)."""
+    rows = []
+    for each in story.events:
+        what = room_sentence(read(each.body)) if read is not None else f"{each.name} was told."
+        rows.append(RoomRow(each.received_at, what, each.verdict or "Not processed yet."))
+    rows += [RoomRow(each.at, f"Found: {each.get_kind_display()}.", each.detail) for each in story.drifts]
+    return sorted(rows, key=lambda row: row.at)
 
 
 def metadata(value: object) -> str:

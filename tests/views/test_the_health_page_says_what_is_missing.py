@@ -10,9 +10,9 @@ from django.test import Client
 from django.utils import timezone
 
 from sessions_app.domain.operations import Activate, Suspend
-from sessions_app.models import BackendHealth, Claim, Node
+from sessions_app.models import BackendHealth, Claim, Drift, Node, Room
 from sessions_app.selectors import platform_health
-from sessions_app.services import seen
+from sessions_app.services import inbox, seen
 from sessions_app.services.ledger import Ledger
 from tests.platform.instance import free_port
 from tests.views.conftest import text
@@ -122,3 +122,22 @@ def test_only_staff_see_it(outsider: Client, stranger: Client, member: Client) -
 def test_the_way_there_is_on_every_page_of_staff_alone(staff: Client, member: Client) -> None:
     assert f'href="{PAGE}"' in text(staff, "/ops/sessions/")
     assert PAGE not in text(member, "/talk/")
+
+
+def test_webhooks_that_are_refused_wait_or_stay_away_are_told(well: None, ledger: Ledger, staff: Client, sql: psycopg.Connection) -> None:
+    options, secrets = {"url": "ws://127.0.0.1:1"}, {"api_key": "key", "api_secret": "secret-of-32-characters-or-even-more"}
+    backend = make_backend("rooms", provider="livekit", options=options, secrets=secrets, transports=["webrtc"])
+    assert "rooms 0 never 0 nothing amiss" in words(staff)
+    asked = admit(make_tenant(), transport="webrtc")
+    ledger.apply([asked])
+    session_id = asked.attempt.session_id
+    made_at = timezone.now() - timedelta(minutes=2)
+    Room.objects.create(session_id=session_id, backend=backend, name=f"voice-{session_id}", made_at=made_at)
+    assert [each.partition(":")[0] for each in problems(staff)] == ["Backend rooms has told nothing of its rooms"]
+    inbox.store(backend_id=backend.pk, event_id="EV_1", name="room_started", room="", session_id=session_id, body={})
+    inbox.refused(counts={(backend.pk, "wrong_signature"): 3})
+    inbox.drifted(kind=Drift.Kind.ORPHAN_ROOM, backend_id=backend.pk, room="another")
+    assert problems(staff) == ["3 webhooks for backend rooms were refused in the last hour: wrong_signature."]
+    assert re.search(r"rooms 1 \d s ago 1 a room that no session admitted: 1", words(staff))
+    sql.execute("UPDATE sessions_app_webhookevent SET received_at = received_at - interval '1 minute'")
+    assert re.fullmatch(r"1 webhooks of backend rooms wait, the oldest came \d+ s ago\.", problems(staff)[1])
