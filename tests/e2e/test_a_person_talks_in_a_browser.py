@@ -28,6 +28,7 @@ pytestmark = pytest.mark.browser
 BOTH_METERS_SHOW = """() => ["mine", "theirs"].every(
   (name) => new DOMMatrix(getComputedStyle(document.querySelector(`[data-part="meter-${name}"]`)).transform).a > 0.3
 )"""
+AGENT_IS_HEARD = """() => new DOMMatrix(getComputedStyle(document.querySelector('[data-part="meter-theirs"]')).transform).a > 0.3"""
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ async def test_the_voice_that_comes_back_is_the_voice_that_went_in(
         await expect(page.locator('[data-part="round-trip"]')).to_contain_text("ms")
         await page.get_by_text("Details for support").click()
         await page.wait_for_function(BOTH_METERS_SHOW)
-        await page.screenshot(path=pictures / "talk.png")
+        await page.screenshot(path=pictures / "talk-websocket.png")
         await _until_spoken(page)
         assert problems == []
         echo = await browsers.heard(page)
@@ -138,6 +139,46 @@ async def test_closing_the_page_is_hanging_up(server: Server, member: Callable[.
         session = await _session_of(tenant, name)
         await page.goto(f"{server.origin}/healthz")
         assert (await in_thread(over, session.pk)).reason == "completed"
+
+
+async def test_whoever_belongs_to_several_tenants_talks_for_the_one_that_they_pick(
+    server: Server, member: Callable[..., tuple[str, Tenant]], new_tenant: Callable[..., Tenant]
+) -> None:
+    def prepare() -> Tenant:
+        name, _ = member("cleo")
+        second = new_tenant()
+        tenant_services.add_member(tenant=second, user=User.objects.get(username=name))
+        return second
+
+    second = await in_thread(prepare)
+    async with browsers.open_browser() as browser:
+        page = await browsers.sign_in(browser, server.origin, "cleo", "/talk/")
+        await page.get_by_label("For which organisation").select_option(second.slug)
+        await page.get_by_role("button", name="Start talking").click()
+        await expect(page.locator("#talk")).to_have_attribute("data-state", "live")
+        assert (await in_thread(Session.objects.get, user="cleo")).tenant_id == second.pk
+
+
+async def test_a_muted_microphone_is_not_heard(server: Server, member: Callable[..., tuple[str, Tenant]]) -> None:
+    await in_thread(member, "dora")
+    async with browsers.open_browser() as browser:
+        page = await browsers.sign_in(browser, server.origin, "dora", "/talk/?raw=1")
+        await page.get_by_role("button", name="Start talking").click()
+        await page.wait_for_function(AGENT_IS_HEARD)  # the browser's own microphone beeps once a second
+        await page.get_by_role("button", name="Mute").click()
+        await expect(page.locator('[data-part="hints"]')).to_contain_text("Your microphone is muted.")
+        await page.wait_for_function("window.muted = { since: window.ear.blocks.length }")
+        # What was said before has come back by then: only silence follows, for longer than there is between two beeps.
+        await page.wait_for_function(
+            """() => {
+                const quiet = (block) => block.every((sample) => Math.abs(sample) < 0.01);
+                const blocks = window.ear.blocks.slice(window.muted.since);
+                const seconds = (blocks.length * 4096) / window.ear.rate;
+                return seconds > 4 && blocks.slice(blocks.length / 2).every(quiet);
+            }"""
+        )
+        await page.get_by_role("button", name="Unmute").click()
+        await page.wait_for_function(AGENT_IS_HEARD)
 
 
 async def test_a_refusal_is_told_in_plain_words(server: Server, nobody: tuple[str, Tenant]) -> None:

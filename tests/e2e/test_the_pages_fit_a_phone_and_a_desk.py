@@ -63,6 +63,10 @@ async def test_no_page_scrolls_sideways(server: Server, history: tuple[Tenant, S
             "admin": "/admin/",
             "tenant": f"/admin/tenants/tenant/{tenant.pk}/change/",
             "backends": "/admin/sessions_app/backend/",
+            "new-backend": "/admin/sessions_app/backend/add/?provider=livekit",
+            "webhooks": "/admin/sessions_app/webhookevent/",
+            "own-sessions": "/sessions/",
+            "own-session": f"/sessions/{session.pk}/",
         }.items():
             await page.goto(server.origin + path)
             await _look(page, pictures / f"{name}-{width}.png")

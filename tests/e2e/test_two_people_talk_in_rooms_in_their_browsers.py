@@ -36,8 +36,9 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tenant(new_tenant: Callable[..., Tenant], media: Media) -> Tenant:
-    """Of two people, who may use both backends."""
+    """Of two people, who may use both backends; and staff."""
     tenant = new_tenant(slug="demo")
+    User.objects.create_superuser("ops", password=PASSWORD)
     BackendAccess.objects.create(tenant=tenant, backend=media.backend)
     for name in NAMES:
         tenant_services.add_member(tenant=tenant, user=User.objects.create_user(name, password=PASSWORD))
@@ -61,6 +62,20 @@ def _joined_by_webhook(session: Session) -> bool:
     return WebhookEvent.objects.filter(session_id=session.pk, name="participant_joined", processed_at__isnull=False).exists()
 
 
+async def _look_at_history(page: Page, server: Server, session: Session, pictures: Path) -> None:
+    """Its page tells staff who came and went."""
+    browser = page.context.browser
+    assert browser is not None
+    history = await browsers.sign_in(browser, server.origin, "ops", f"/ops/sessions/{session.pk}/")
+    room = history.get_by_label("Room", exact=True)
+    for words in ("The room was made.", "The user joined.", "The agent joined."):
+        await expect(room).to_contain_text(words)
+    for width, size in {"desk": browsers.DESKTOP, "phone": browsers.PHONE}.items():
+        await history.set_viewport_size({"width": size["width"], "height": size["height"]})
+        await history.screenshot(path=pictures / f"room-{width}.png", full_page=True)
+        assert not await browsers.scrolls_sideways(history)
+
+
 async def test_each_hears_their_own_voice_and_hanging_up_leaves_nothing_behind(
     server: Server, media: Media, tenant: Tenant, tmp_path: Path, pictures: Path
 ) -> None:
@@ -82,7 +97,7 @@ async def test_each_hears_their_own_voice_and_hanging_up_leaves_nothing_behind(
         assert {each.name for each in await in_thread(media.rooms)} == {f"voice-{session.pk}" for session in sessions}
         await pages[0].wait_for_function("(ms) => performance.now() - window.ear.micAt > ms", arg=(sound.LEAD_S + 2.5) * 1000)
         await pages[0].get_by_text("Details for support").click()
-        await pages[0].screenshot(path=pictures / "talk.png")
+        await pages[0].screenshot(path=pictures / "talk.png", full_page=True)
 
         await asyncio.gather(*(_until_spoken(page) for page in pages))
         echoes = [await browsers.heard(page) for page in pages]
@@ -99,6 +114,7 @@ async def test_each_hears_their_own_voice_and_hanging_up_leaves_nothing_behind(
         for session in sessions:
             assert (await in_thread(over, session.pk)).reason == "completed"
             assert await in_thread(states, session.pk) == ["starting", "active", "ended"]
+        await _look_at_history(pages[0], server, sessions[0], pictures)
     await in_thread(wait_until, lambda: media.rooms() == [], 10.0, "the end of the rooms")
     assert await in_thread(slots, tenant) == 0
     await in_thread(wait_until, lambda: not RoomRecord.objects.filter(closed_at__isnull=True).exists(), 10.0, "the rooms' records")

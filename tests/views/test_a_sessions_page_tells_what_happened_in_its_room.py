@@ -54,9 +54,9 @@ def test_who_came_and_went_is_told_in_words_and_in_order(staff: Client, backend:
     inbox.drifted(kind=Drift.Kind.LOST_ROOM, backend_id=backend.pk, room=f"voice-{session_id}", session_id=session_id, detail="made again")
     page = text(staff, f"/ops/sessions/{session_id}/")
     told = [
-        "The room was made.", "the room is there.", "The user joined.", "the user is there.", "The agent joined.", "Not processed yet.",
+        "The room was made.", "The room is there.", "The user joined.", "The user is there.", "The agent joined.", "Not processed yet.",
         "The agent began to send audio.", "The user left (client initiated).", "a_kind_to_come was told.",
-        "Found: a live session without its room.", "made again",
+        "Found: a live session without its room.", "Made again",
     ]  # fmt: skip
     places = [page.find(each) for each in told]
     assert -1 not in places, told[places.index(-1)]
