@@ -36,7 +36,8 @@ class RecordsAdmin(ReadOnlyAdmin):
         """The way to its timeline."""
         if row.session_id is None:
             return "–"
-        return format_html('<a href="{}">{}</a>', reverse("ops-session", args=[row.session_id]), row.session_id)
+        # The end of an id tells sessions of one day apart.
+        return format_html('<a href="{}">…{}</a>', reverse("ops-session", args=[row.session_id]), str(row.session_id)[-12:])
 
 
 class YesNoFilter(admin.SimpleListFilter):
