@@ -109,8 +109,8 @@ export class Call {
       theirs: (level) => page.meter("theirs", level),
       connected: () => this.#connected(),
       lost: () => this.#lostMedia(),
-      failed: (sentence) => this.#giveUp(sentence),
-      taken: () => this.#session.giveWay(),
+      failed: (sentence) => this.#fail(sentence),
+      taken: () => this.#session.abandon(4409),
       wantsPass: () => this.#session.renew(),
       roundTrip: (ms) => page.roundTrip(ms),
       problem: (sentence) => page.hint(sentence),
@@ -230,13 +230,14 @@ export class Call {
 
   #lostMicrophone() {
     if (this.#over) return;
-    this.#giveUp("The microphone was unplugged or taken away. The call is over.");
+    this.#finish("refused", "The microphone was unplugged or taken away. The call is over.");
+    this.#session?.stop();
   }
 
-  /** It cannot go on here: what the session still says is of no interest. */
-  #giveUp(sentence) {
+  /** No sound, and no hope of any: nobody hung up. */
+  #fail(sentence) {
     this.#finish("refused", sentence);
-    this.#session?.stop();
+    this.#session.abandon(1006);
   }
 
   #closed(close) {

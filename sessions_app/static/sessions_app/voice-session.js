@@ -67,9 +67,9 @@ export class VoiceSession {
     if (this.#connection?.isLive) this.#connection.drop();
   }
 
-  /** Go without ending the session, which somebody else has now. */
-  giveWay() {
-    this.#finish({ code: 4409, explanation: null, stage: this.#stage, isAway: false });
+  /** Go without ending the session: somebody else has it now (4409), or it cannot go on here (1006), which its history is to say. */
+  abandon(code) {
+    this.#finish({ code, explanation: null, stage: this.#stage, isAway: false });
     this.#connection?.drop();
   }
 
