@@ -19,7 +19,7 @@ pytestmark = pytest.mark.browser
 STARTED = {"session_id": "1", "audio": {"sample_rate": 24_000, "frame_ms": 20}}
 HANDLERS = ["queued", "live", "lost", "draining", "audio", "problem", "roundTrip", "closed"]
 # No time is left out of a delay: the longest that it could be. The WebSocket's address shows no token, so the offers are written down.
-BEGIN = """async ([modules, handlers]) => {
+BEGIN = """async ([modules, handlers, wish]) => {
   Math.random = () => 1;
   const Socket = WebSocket;
   window.offers = [];
@@ -34,7 +34,9 @@ BEGIN = """async ([modules, handlers]) => {
   window.told = [];
   const { VoiceSession } = await import(`${modules}/voice-session.js`);
   const note = (name) => (...rest) => window.told.push([name, ...rest]);
-  window.session = new VoiceSession("ws://localhost/ws/voice/", "connect", Object.fromEntries(handlers.map((name) => [name, note(name)])));
+  window.holds = false;
+  const told = Object.fromEntries(handlers.map((name) => [name, note(name)]));
+  window.session = new VoiceSession("ws://localhost/ws/voice/", "connect", { ...told, holds: () => window.holds }, wish);
 }"""
 
 
@@ -67,8 +69,8 @@ class FarEnd:
         self.sockets.append((route, heard))
         self.answer(route)
 
-    def begin(self) -> None:
-        self.page.evaluate(BEGIN, [MODULES, HANDLERS])
+    def begin(self, **wish: str) -> None:
+        self.page.evaluate(BEGIN, [MODULES, HANDLERS, wish])
         self.until(lambda: bool(self.sockets))
 
     def say(self, kind: str, **fields: Any) -> None:
@@ -222,6 +224,37 @@ def test_nothing_is_sent_before_the_answer_and_silence_counts_as_loss(far: FarEn
     far.wait(2000)
     far.until(lambda: len(far.sockets) == 3)
     assert far.sockets[1][1] == []
+
+
+def test_what_is_wished_for_is_asked_for_and_only_at_the_beginning(far: FarEnd) -> None:
+    far.begin(transport="webrtc", backend="livekit")
+    far.until(lambda: far.sockets[0][1] == [{"type": "session.start", "transport": "webrtc", "backend": "livekit"}])
+    far.say("session.started", resume_token="first", **STARTED)
+    far.page.evaluate("window.session.renew()")
+    far.wait(250)
+    far.until(lambda: len(far.sockets) == 2)
+    far.say("session.resumed", resume_token="second", gap_ms=0, **STARTED)
+    assert far.offers() == ["connect", "first"]
+    assert "session.start" not in [each["type"] for each in far.sockets[1][1]]
+
+
+def test_while_the_sound_has_a_way_of_its_own_it_is_never_given_up(far: FarEnd) -> None:
+    far.begin()
+    far.say("session.started", resume_token="first", **STARTED)
+    far.page.evaluate("window.holds = true")
+    far.answer = lambda route: route.close(code=1012)
+    far.close(1012)
+    for _ in range(120):
+        far.wait(500)
+        far.until_closed()
+    assert [each[0] for each in far.told()] == ["live", "lost"]
+    tries = len(far.sockets)
+    assert 12 <= tries <= 24, "more often than the backoff allows, or hardly at all"
+    far.page.evaluate("window.holds = false")
+    for _ in range(9):
+        far.wait(500)
+        far.until_closed()
+    assert far.told()[-1] == ["closed", {"code": 1006, "explanation": None, "stage": "live", "isAway": True}]
 
 
 def test_the_network_coming_back_is_reason_to_try_at_once_and_stopping_ends_it(far: FarEnd) -> None:
