@@ -136,7 +136,7 @@ class WebhookEventAdmin(RecordsAdmin):
             return
         count = inbox.replay(ids=ids)
         replayed = WebhookEvent.objects.filter(pk__in=ids)
-        LogEntry.objects.log_actions(request.user.pk, replayed, CHANGE, change_message="Processed once more.")
+        LogEntry.objects.log_actions(request.user.pk or 0, replayed, CHANGE, change_message="Processed once more.")
         self.message_user(request, f"Being processed once more: {count}. What was made of them is here in a second.", messages.SUCCESS)
 
     def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> tuple[QuerySet[Any], bool]:

@@ -37,8 +37,9 @@ def tenant_of(new_tenant: NewTenant, media: Media) -> NewTenant:
 
 def made_for(tenant: Tenant, media: Media) -> set[str]:
     """The users of this tenant whom the media server knows, or has told of."""
-    rooms = {each.session_id for each in media.rooms()} | set(WebhookEvent.objects.values_list("session_id", flat=True))
-    return set(Session.objects.filter(tenant=tenant, pk__in=rooms - {None}).values_list("user", flat=True))
+    known = [*(each.session_id for each in media.rooms()), *WebhookEvent.objects.values_list("session_id", flat=True)]
+    rooms = {each for each in known if each is not None}
+    return set(Session.objects.filter(tenant=tenant, pk__in=rooms).values_list("user", flat=True))
 
 
 @pytest.mark.browser

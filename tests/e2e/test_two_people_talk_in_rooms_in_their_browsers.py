@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import functools
 import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -91,7 +92,7 @@ async def test_each_hears_their_own_voice_and_hanging_up_leaves_nothing_behind(
 
         sessions = await in_thread(lambda: [Session.objects.get(tenant=tenant, user=name) for name in NAMES])
         for session in sessions:
-            await in_thread(wait_until, lambda session=session: _joined_by_webhook(session), 10.0, "the webhook")
+            await in_thread(wait_until, functools.partial(_joined_by_webhook, session), 10.0, "the webhook")
             assert await in_thread(states, session.pk) == ["starting", "active"]
         assert await in_thread(slots, tenant) == len(NAMES)
         assert {each.name for each in await in_thread(media.rooms)} == {f"voice-{session.pk}" for session in sessions}
