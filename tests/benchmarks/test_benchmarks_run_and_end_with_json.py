@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.run import BENCHMARKS
+from tests.livekit_server import needs_livekit
 from tests.platform.instance import PROJECT
 
 pytestmark = pytest.mark.slow
@@ -56,3 +57,13 @@ def test_admission_is_measured_beside_its_rivals_and_its_history_proved() -> Non
         assert all(ratio > 0 for ratio in found[rival].values())
     assert found["over_admitted"] == 0
     assert found["history_clean"]
+
+
+@needs_livekit
+def test_calls_that_come_at_once_are_measured_on_a_real_livekit_server() -> None:
+    found = figures(bench("livekit", "--callers", "3", "--rounds", "1"))
+    assert found["attempts"] == 3
+    assert found["refused"] == 0
+    assert found["active"] == 3
+    assert found["token_p99_ms"] > 0
+    assert found["capacity_clean"]

@@ -1,0 +1,1 @@
+"""Fifty sessions at once, over WebRTC, against a real livekit-server."""
