@@ -184,7 +184,13 @@ class Wire(asyncio.Protocol):
 
 
 async def dial(
-    port: int, token: str | None, *, path: str = "/ws/voice/", headers: tuple[str, ...] = (), receive_buffer: int | None = None
+    port: int,
+    token: str | None,
+    *,
+    path: str = "/ws/voice/",
+    headers: tuple[str, ...] = (),
+    receive_buffer: int | None = None,
+    open_s: float = OPEN_S,
 ) -> Wire:
     """Connect to the server on this machine.
 
@@ -194,9 +200,10 @@ async def dial(
         path: With the query.
         headers: Further lines of the handshake.
         receive_buffer: Bytes that the kernel takes for a client who does not read.
+        open_s: How long to wait for the answer.
 
     Raises:
-        RefusedError: The server refused, or did not answer within ``OPEN_S``.
+        RefusedError: The server refused, or did not answer in time.
     """
     loop = asyncio.get_running_loop()
     link = socket.socket()
@@ -206,7 +213,7 @@ async def dial(
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     wire: Wire | None = None
     try:
-        async with asyncio.timeout(OPEN_S):
+        async with asyncio.timeout(open_s):
             await loop.sock_connect(link, ("127.0.0.1", port))
             _, wire = await loop.create_connection(Wire, sock=link)
             offered = "voice.v1" if token is None else f"voice.v1, token.{token}"

@@ -1,0 +1,1 @@
+"""``stampede``: everybody comes at the same moment, to a real web server."""
