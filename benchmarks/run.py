@@ -15,7 +15,7 @@ from typing import Final
 from benchmarks.harness import report
 from benchmarks.harness.errors import BenchmarkError
 
-BENCHMARKS: Final = {name: f"benchmarks.{name}.benchmark" for name in ("admission", "crowd", "livekit", "stampede")}
+BENCHMARKS: Final = {name: f"benchmarks.{name}.benchmark" for name in ("admission", "crowd", "growth", "livekit", "stampede")}
 
 
 def main(arguments: list[str]) -> int:

@@ -1,0 +1,1 @@
+"""``growth``: what history, live sessions, tenants and long queues cost an admission."""
