@@ -67,3 +67,20 @@ def test_calls_that_come_at_once_are_measured_on_a_real_livekit_server() -> None
     assert found["active"] == 3
     assert found["token_p99_ms"] > 0
     assert found["capacity_clean"]
+
+
+def test_growth_is_measured_and_its_history_proved() -> None:
+    small = ["--rounds", "1", "--seconds", "0.2", "--ended", "400", "--active", "40", "--tenants", "40", "--queued", "40", "--no-plot"]
+    found = figures(bench("growth", *small))
+    assert set(found) == {"ended_400", "active_40", "tenants_40", "queued_40", "history_clean"}
+    assert all(found[name] > 0 for name in found)
+    assert found["history_clean"] is True
+
+
+@pytest.mark.parametrize("server", ["uvicorn", "daphne"])
+def test_a_stampede_is_answered_and_its_history_proved(server: str) -> None:
+    small = ["--server", server, "--clients", "40", "--cap", "10", "--queue", "10", "--rounds", "1", "--no-plot"]
+    found = figures(bench("stampede", *small))
+    assert (found["started"], found["queued"], found["queue_full"], found["wrong"]) == (10, 10, 20, 0)
+    assert 0 < found["p50_s"] <= found["p99_s"] <= found["last_answer_s"] + 0.1
+    assert found["history_clean"] is True
