@@ -25,6 +25,7 @@ from sessions_app.services.exceptions import VoiceError
 from sessions_app.services.tokens import Claims
 
 PLACES_SHARE: Final = 10  # a look at the queue is followed by this many times as long without one
+PLACES_PAUSE_S: Final = 2.0  # but by no more than this: a look is slow on a busy machine, too, where people wait to hear their place
 MAX_SESSIONS: Final = 10_000  # many times what one process can carry; a bound on memory, not on capacity
 
 
@@ -157,7 +158,7 @@ class Sessions:
             if (placed := self._runners.get(session_id)) is not None:
                 placed.placed(standing.position, standing.estimated_wait_s)
         now = asyncio.get_running_loop().time()
-        self._places_at = now + PLACES_SHARE * (now - began)
+        self._places_at = now + min(PLACES_PAUSE_S, PLACES_SHARE * (now - began))
 
     def promoted(self, promoted: Sequence[Promoted]) -> None:
         """Tell those who waited here that they have a slot."""
