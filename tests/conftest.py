@@ -11,6 +11,9 @@ from sessions_app.services.connections import open_connection
 from sessions_app.services.ledger import Ledger
 from tests import world
 
+# Lets the contract's assertions explain themselves, although it is not a test module.
+pytest.register_assert_rewrite("tests.providers.contract")
+
 # What migrations made and tests must not take away.
 KEPT = ("django_migrations", "django_content_type", "auth_permission")
 

@@ -119,5 +119,7 @@ class FolderLock:
     def release(self) -> None:
         """Give it back; the file stays, since to remove a lock file is a race."""
         if self._file is not None:
+            # Not by closing alone: a child that another thread is just starting has the file, too, until it runs its own program.
+            fcntl.flock(self._file, fcntl.LOCK_UN)
             self._file.close()
             self._file = None

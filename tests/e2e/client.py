@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin, Subprotocol
 
@@ -64,6 +65,12 @@ class Call:
     def say(self, thing: dict[str, Any] | str | bytes) -> None:
         """Send a message, raw text or audio."""
         self.socket.send(json.dumps(thing) if isinstance(thing, dict) else thing)
+
+    def pour(self, thing: dict[str, Any] | bytes) -> None:
+        """Send past the library, which forgets what has come when it can send no more; ``OSError`` when that is so."""
+        text = isinstance(thing, dict)
+        frame = Frame(Opcode.TEXT if text else Opcode.BINARY, json.dumps(thing).encode() if text else thing)  # type: ignore[arg-type]
+        self.socket.socket.sendall(frame.serialize(mask=True))
 
     def hear(self, timeout: float = SOON_S) -> dict[str, Any] | bytes | Closed:
         """Return the next thing that comes."""

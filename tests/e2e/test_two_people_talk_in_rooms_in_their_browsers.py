@@ -114,7 +114,8 @@ async def test_each_hears_their_own_voice_and_hanging_up_leaves_nothing_behind(
         await pages[1].goto(f"{server.origin}/healthz")
         for session in sessions:
             assert (await in_thread(over, session.pk)).reason == "completed"
-            assert await in_thread(states, session.pk) == ["starting", "active", "ended"]
+            # Who closes the page leaves the room, too, and the webhook that says so may be here before the word that ends the session.
+            assert [each for each in await in_thread(states, session.pk) if each != "reconnecting"] == ["starting", "active", "ended"]
         await _look_at_history(pages[0], server, sessions[0], pictures)
     await in_thread(wait_until, lambda: media.rooms() == [], 10.0, "the end of the rooms")
     assert await in_thread(slots, tenant) == 0
