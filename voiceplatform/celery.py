@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from celery import Celery, signals
+from kombu.transport.redis import Channel
 
 from voiceplatform import telemetry
 
@@ -14,6 +15,10 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "voiceplatform.settings")
 app = Celery("voiceplatform")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+
+# A worker that loses its broker gives back what it had taken and not begun: to the broker that is gone, on a channel without a connection,
+# and dies of it (celery/kombu#582). Nothing is lost by leaving that out: every task here comes again with its next period.
+Channel.do_restore = False
 
 
 @signals.worker_process_init.connect
