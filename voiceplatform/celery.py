@@ -7,7 +7,6 @@ import os
 from typing import Any
 
 from celery import Celery, signals
-from kombu.transport.redis import Channel
 
 from voiceplatform import telemetry
 
@@ -16,9 +15,18 @@ app = Celery("voiceplatform")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 
-# A worker that loses its broker gives back what it had taken and not begun: to the broker that is gone, on a channel without a connection,
-# and dies of it (celery/kombu#582). Nothing is lost by leaving that out: every task here comes again with its next period.
-Channel.do_restore = False
+
+@signals.worker_init.connect
+def _worker_starts(**_: Any) -> None:
+    """Let the worker outlive its broker.
+
+    One that loses it gives back what it had taken and not begun: to the broker that is gone, on a channel without a connection, and dies
+    of it (celery/kombu#582). Nothing is lost by leaving that out: every task here comes again with its next period. Imported here, since
+    Redis' client loads the telemetry SDK, and every process imports this module.
+    """
+    from kombu.transport.redis import Channel
+
+    Channel.do_restore = False
 
 
 @signals.worker_process_init.connect
