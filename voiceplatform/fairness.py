@@ -3,9 +3,9 @@
 A WebSocket's frames are parsed in Python, some ten microseconds each, and the smallest has six bytes: what one read of a socket
 brings (256 KiB with uvloop) may take the loop for a second, and everybody's audio with it. A handshake takes a millisecond or three,
 and they come in crowds. So each connection has a small allowance of processor time; beyond it, and for all handshakes, connections
-stand in a line, of which ``SLICE_S`` is served at a time, and then nobody for a multiple of what it took. Audio at the pace of speech
-uses nothing of that allowance, however slow the machine is: what it costs is free by the piece, as long as the bytes are as many as
-speech has.
+stand in a line, of which ``SLICE_S`` is served at a time, and then nobody for a multiple of what it took; where somebody talks, not until
+the loop has been idle for a while either. Audio at the pace of speech uses nothing of that allowance, however slow the machine is: what it
+costs is free by the piece, as long as the bytes are as many as speech has.
 Refuses: buffering; a connection is not read while it waits.
 """
 
@@ -25,6 +25,26 @@ FREE_S: Final = 0.005  # of processor time that may be saved up
 FIRST_S: Final = 0.001  # what a connection begins with
 DOOR_REST: Final = 1.0  # see ``Line``: what is let in runs in the meantime
 FLOOD_REST: Final = 6.0  # the same of those who send too much
+MAX_BUSY: Final = 0.8  # of the loop while somebody talks: the nearer to all of it, the later comes what is due
+MAX_REST_S: Final = 0.1  # the line goes on, however busy the loop is
+AUDIO_BYTES: Final = 320  # 10 ms at 16 kHz; what is said in words is shorter
+TALKS_S: Final = 1.0  # who was heard so long ago still talks
+
+
+class _Talk:
+    """Whether anybody talks to this process."""
+
+    def __init__(self) -> None:
+        self._heard_at = float("-inf")
+
+    def heard(self, at: float) -> None:
+        self._heard_at = at
+
+    def goes_on(self, now: float) -> bool:
+        return now - self._heard_at < TALKS_S
+
+
+_talk: Final = _Talk()
 
 
 class _Waiter(Protocol):
@@ -35,12 +55,14 @@ class Line:
     """Who waits for a share of the running loop; of one loop only.
 
     Args:
-        rest: For how many times as long as a slice took nobody is served.
+        rest: For how many times as long as a slice took nobody is served; while somebody talks, at least until the loop was idle for as
+            much of the time as ``MAX_BUSY`` leaves.
     """
 
     def __init__(self, *, rest: float) -> None:
         self._rest = rest
         self._waiters: deque[_Waiter] = deque()
+        self._began = self._began_at = 0.0
         self._resting = False
 
     def join(self, waiter: _Waiter) -> None:
@@ -52,6 +74,7 @@ class Line:
     def _serve(self) -> None:
         self._resting = True  # for who joins meanwhile
         began = time.thread_time()
+        self._began, self._began_at = began, time.monotonic()
         until = began + SLICE_S
         waiters = self._waiters
         while waiters and time.thread_time() < until:
@@ -61,6 +84,12 @@ class Line:
         asyncio.get_running_loop().call_later((time.thread_time() - began) * self._rest, self._wake)
 
     def _wake(self) -> None:
+        now = time.monotonic()
+        busy_s = time.thread_time() - self._began
+        more_s = min(busy_s / MAX_BUSY, MAX_REST_S) - (now - self._began_at)
+        if more_s > 0 and _talk.goes_on(now):
+            asyncio.get_running_loop().call_later(more_s, self._wake)
+            return
         self._resting = False
         if self._waiters:
             self._serve()
@@ -91,6 +120,8 @@ class Turns:
         if self.waiting:
             return
         now = time.monotonic()
+        if len(data) >= AUDIO_BYTES:
+            _talk.heard(now)
         past_s, self._seen = now - self._seen, now
         self._free_s = min(FREE_S, self._free_s + past_s * FREE_SHARE)
         self._speech = min(SPEECH_BYTES, self._speech + past_s * SPEECH_BYTES_PER_S)

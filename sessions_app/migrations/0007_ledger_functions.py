@@ -65,6 +65,29 @@ CREATE FUNCTION voice_roomy(sessions uuid[]) RETURNS TABLE (id bigint, name text
           OR b.id IN (SELECT backend_id FROM sessions_app_slot WHERE session_id = ANY(sessions)))
 $$;
 
+-- The first of a tenant's queue whose client is there: for each backend with room those who asked for it, and those who asked for any, but
+-- for those whose user is at a limit, whatever this batch ends: long lines of them block nobody. Where the tenant may not go on, everybody.
+CREATE FUNCTION voice_line(tenant bigint, going_on boolean, names text[], user_limit integer, sessions uuid[], most integer)
+RETURNS SETOF sessions_app_waiter LANGUAGE plpgsql STABLE ROWS 64 AS $$
+DECLARE
+    at_limit text[];
+BEGIN
+    IF NOT going_on THEN
+        RETURN QUERY SELECT * FROM sessions_app_waiter w WHERE w.tenant_id = tenant AND w.absent_until IS NULL
+            ORDER BY w.since, w.place LIMIT most;
+    ELSIF names IS NOT NULL THEN
+        IF user_limit IS NOT NULL THEN
+            at_limit := ARRAY(SELECT s."user" FROM sessions_app_slot s WHERE s.tenant_id = tenant
+                AND s.session_id NOT IN (SELECT unnest(sessions)) GROUP BY s."user" HAVING count(*) >= user_limit);
+        END IF;
+        RETURN QUERY SELECT w.* FROM unnest(names || ''::text) AS wanted(name) CROSS JOIN LATERAL (
+                SELECT * FROM sessions_app_waiter w WHERE w.tenant_id = tenant AND w.backend_name = wanted.name AND w.absent_until IS NULL
+                    AND (at_limit IS NULL OR w."user" NOT IN (SELECT unnest(at_limit)))
+                ORDER BY w.since, w.place LIMIT most) AS w
+            ORDER BY w.since, w.place LIMIT most;
+    END IF;
+END $$;
+
 -- Whose waiters come first, by their rows as they are before the locks: who is locked is a guess, who is promoted is not.
 CREATE FUNCTION voice_first_in_queue(sessions uuid[], queues integer) RETURNS bigint[] LANGUAGE plpgsql AS $$
 BEGIN
@@ -74,11 +97,8 @@ BEGIN
         CROSS JOIN LATERAL (SELECT array_agg(r.name) AS names FROM roomy r
             WHERE NOT EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id)
                OR EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id AND a.backend_id = r.id)) AS room
-        CROSS JOIN LATERAL (SELECT since FROM sessions_app_waiter w WHERE w.tenant_id = c.ref AND w.absent_until IS NULL
-            AND (t.status <> 'active' OR (w.backend_name = '' AND room.names IS NOT NULL) OR w.backend_name = ANY(room.names))
-            ORDER BY since, place LIMIT 1) AS first
-        WHERE (room.names IS NOT NULL OR t.status <> 'active')
-          AND c.scope = 'tenant' AND c.queued > 0 AND (q.max_concurrent_sessions IS NULL
+        CROSS JOIN LATERAL (SELECT min(line.since) AS since FROM voice_line(t.id, t.status = 'active', room.names, NULL, sessions, 1) AS line) AS first
+        WHERE first.since IS NOT NULL AND c.scope = 'tenant' AND c.queued > 0 AND (q.max_concurrent_sessions IS NULL
               OR c.active < q.max_concurrent_sessions + q.burst OR t.status <> 'active'
               OR EXISTS (SELECT FROM tenants_override o WHERE o.tenant_id = c.ref))
         ORDER BY q.priority + floor(extract(epoch FROM clock_timestamp() - first.since) / 30) DESC, c.active::float8 / q.weight, first.since
@@ -92,25 +112,23 @@ CREATE FUNCTION voice_waiter(w sessions_app_waiter, user_limit integer) RETURNS 
             (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = w.tenant_id AND s."user" = w."user") END)
 $$;
 
--- The first of each tenant that asks, but for those who cannot be let in whatever this batch ends: long lines of them block nobody.
+-- The first of each tenant that asks and may get more than it has, now or when these sessions have ended.
 CREATE FUNCTION voice_first_waiters(asking bigint[], sessions uuid[], most integer) RETURNS json LANGUAGE plpgsql AS $$
 BEGIN
     RETURN (
         WITH roomy AS MATERIALIZED (SELECT * FROM voice_roomy(sessions))
-        SELECT json_agg(voice_waiter(found.place, q.max_sessions_per_user) ORDER BY (found.place).since, (found.place).place)
+        SELECT json_agg(voice_waiter(found, q.max_sessions_per_user) ORDER BY found.since, found.place)
         FROM unnest(asking) AS asks(id) JOIN tenants_tenant t USING (id) JOIN tenants_quota q ON q.tenant_id = t.id
         JOIN sessions_app_capacity c ON c.scope = 'tenant' AND c.ref = t.id AND c.queued > 0
         CROSS JOIN LATERAL (SELECT array_agg(r.name) AS names FROM roomy r
             WHERE NOT EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id)
                OR EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id AND a.backend_id = r.id)) AS room
-        CROSS JOIN LATERAL (
-            SELECT w AS place FROM sessions_app_waiter w WHERE w.tenant_id = t.id AND w.absent_until IS NULL
-            AND (t.status <> 'active' OR (w.backend_name = '' AND room.names IS NOT NULL) OR w.backend_name = ANY(room.names))
-            AND (q.max_sessions_per_user IS NULL OR t.status <> 'active'
-                 OR EXISTS (SELECT FROM tenants_override o WHERE o.tenant_id = t.id AND o.field = 'max_sessions_per_user')
-                 OR (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = t.id AND s."user" = w."user"
-                     AND s.session_id <> ALL(sessions)) < q.max_sessions_per_user)
-            ORDER BY w.since, w.place LIMIT most) AS found);
+        CROSS JOIN LATERAL (SELECT coalesce(array_agg(o.field), '{}') AS fields FROM tenants_override o WHERE o.tenant_id = t.id) AS overridden
+        CROSS JOIN LATERAL voice_line(t.id, t.status = 'active', room.names,
+            CASE WHEN 'max_sessions_per_user' <> ALL(overridden.fields) THEN q.max_sessions_per_user END, sessions, most) AS found
+        WHERE t.status <> 'active' OR q.max_concurrent_sessions IS NULL OR cardinality(overridden.fields) > 0
+            OR c.active - (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = t.id AND s.session_id = ANY(sessions))
+               < q.max_concurrent_sessions + q.burst);
 END $$;
 
 -- Limits in force, counters, health, reservations and rates, for these tenants and their users; with or without locks.
@@ -427,6 +445,14 @@ class Migration(migrations.Migration):
             ),
         ),
         migrations.RemoveIndex(model_name="ratebucket", name="rate_buckets_by_time"),
+        migrations.AddIndex(
+            model_name="waiter",
+            index=models.Index(
+                fields=["tenant_id", "backend_name", "since", "place"],
+                name="waiters_for_a_backend",
+                condition=models.Q(absent_until__isnull=True),
+            ),
+        ),
         migrations.RunSQL(READ.replace("%(plans)s", PLANS), migrations.RunSQL.noop),
         migrations.RunSQL(LOCK.replace("%(plans)s", PLANS), migrations.RunSQL.noop),
         migrations.RunSQL(WRITE.replace("%(plans)s", PLANS), migrations.RunSQL.noop),

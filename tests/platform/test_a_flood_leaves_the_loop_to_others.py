@@ -4,10 +4,12 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voiceplatform.fairness import PIECE_BYTES, SLICE_S, Door, Line, Turns
+from voiceplatform import fairness
+from voiceplatform.fairness import AUDIO_BYTES, MAX_BUSY, PIECE_BYTES, SLICE_S, Door, Line, Turns
 
 COSTLY_S = SLICE_S / 4  # of processor time, for each piece of a flood
 FLOOD = bytes(range(256)) * (PIECE_BYTES * 40 // 256)
@@ -41,7 +43,7 @@ async def until(holds: Callable[[], bool]) -> None:
     """Let the loop run until the condition holds."""
     async with asyncio.timeout(10):
         while not holds():  # noqa: ASYNC110 - turns of the loop are what it waits for
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
 
 async def test_a_flood_is_parsed_whole_and_in_order_and_not_read_meanwhile() -> None:
@@ -103,6 +105,43 @@ async def test_handshakes_are_let_in_in_order_a_slice_at_a_time() -> None:
     doors[-1].take(b" HTTP/1.1")
     await until(lambda: len(entered) == len(doors))
     assert entered == [b"GET /%d" % number for number in range(39)] + [b"GET /39 HTTP/1.1"]
+
+
+class Clock:
+    """Stands still; nothing but what is let in takes the processor's time, and all of it."""
+
+    def __init__(self) -> None:
+        self.busy_s = self.idle_s = 0.0
+
+    def thread_time(self) -> float:
+        return self.busy_s
+
+    def monotonic(self) -> float:
+        return 1_000.0 + self.busy_s + self.idle_s
+
+
+@pytest.mark.parametrize("talks", [True, False])
+async def test_while_somebody_talks_no_handshake_is_let_in_before_the_loop_was_idle(talks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, entered = Clock(), 0
+    monkeypatch.setattr(fairness, "time", clock)
+    monkeypatch.setattr(fairness, "_talk", type(fairness._talk)())
+
+    def enter(data: bytes) -> None:
+        nonlocal entered
+        entered += 1
+        clock.busy_s += SLICE_S
+
+    Connection(Line(rest=0)).turns.take(bytes(AUDIO_BYTES if talks else AUDIO_BYTES - 1))
+    line = Line(rest=0)
+    for _ in range(3):
+        Door(line, enter=enter, hold=lambda: None, read_on=lambda: None).take(b"GET /")
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+    assert entered == (1 if talks else 3)
+    for expected in (2, 3):
+        clock.idle_s += SLICE_S * (1 / MAX_BUSY - 1) + 1e-9
+        await until(lambda: entered >= expected)  # noqa: B023 - awaited before it changes
+        assert entered == (expected if talks else 3)
 
 
 @given(st.lists(st.binary(max_size=5000), max_size=20))

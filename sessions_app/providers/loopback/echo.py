@@ -17,7 +17,7 @@ from sessions_app.providers.exceptions import ProviderError
 
 MAX_AHEAD_S = 3.0  # more than the longest message (64 KiB at 16 kHz are 2 s), so that one message alone loses nothing
 CATCH_UP_S = 0.5  # what a reader that was kept away is given at once, at most
-HURRY_AFTER_S = 0.04  # two frames: ordinary jitter is not worth hurrying for
+HURRY_AFTER_S = 0.005
 HURRY_PACE = 0.8  # of a frame's length between two frames while behind
 TIMER_RESOLUTION_S = 0.001  # uvloop's timers count in milliseconds and may be that much early
 
