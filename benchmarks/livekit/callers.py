@@ -31,7 +31,7 @@ class Caller:
         self.join_ms = float("nan")
         self.refusal = ""
         self._wire: Wire | None = None
-        self._room = rtc.Room()
+        self._room: rtc.Room | None = None
         self._way_in: dict[str, str] = {}
 
     async def attempt(self, port: int, token: str) -> None:
@@ -54,6 +54,7 @@ class Caller:
         if not self._way_in:
             return
         began_at = time.monotonic()
+        self._room = rtc.Room()
         try:
             async with asyncio.timeout(JOIN_S):
                 await self._room.connect(self._way_in["url"], self._way_in["token"])
@@ -70,32 +71,32 @@ class Caller:
             async with asyncio.timeout(LEAVE_S):
                 if self._wire is not None:
                     await asyncio.shield(self._wire.closed)
-                await self._room.disconnect()
+                if self._room is not None:
+                    await self._room.disconnect()
 
 
 async def main(parent: Parent) -> None:
-    """Call as often as the benchmark says ``call``: attempt, join, wait for ``leave``, leave."""
+    """Call when the benchmark says so, join, wait for ``leave``, and leave."""
     told = parent.configuration
-    round_ = 0
-    while (await parent.next())["do"] == "call":
-        round_ += 1
-        tokens = [mint(told["tenant"], f"user{round_}-{number}") for number in range(told["callers"])]
-        callers = [Caller() for _ in tokens]
-        began_at = time.monotonic()
-        await asyncio.gather(*(each.attempt(told["port"], token) for each, token in zip(callers, tokens, strict=True)))
-        all_ms = 1000 * (time.monotonic() - began_at)
-        parent.tell("tokens", all_ms=all_ms, refused=[each.refusal for each in callers if each.refusal])
-        await asyncio.gather(*(each.join() for each in callers))
-        parent.tell(
-            "joined",
-            from_dial_ms=[each.from_dial_ms for each in callers if not each.refusal],
-            from_start_ms=[each.from_start_ms for each in callers if not each.refusal],
-            join_ms=[each.join_ms for each in callers if not each.refusal],
-            refused=[each.refusal for each in callers if each.refusal],
-        )
-        await parent.next()
-        await asyncio.gather(*(each.leave() for each in callers))
-        parent.tell("left")
+    tokens = [mint(told["tenant"], f"user{told['round']}-{number}") for number in range(told["callers"])]
+    parent.tell("ready")
+    await parent.next()
+    callers = [Caller() for _ in tokens]
+    began_at = time.monotonic()
+    await asyncio.gather(*(each.attempt(told["port"], token) for each, token in zip(callers, tokens, strict=True)))
+    all_ms = 1000 * (time.monotonic() - began_at)
+    parent.tell("tokens", all_ms=all_ms, refused=[each.refusal for each in callers if each.refusal])
+    await asyncio.gather(*(each.join() for each in callers))
+    parent.tell(
+        "joined",
+        from_dial_ms=[each.from_dial_ms for each in callers if not each.refusal],
+        from_start_ms=[each.from_start_ms for each in callers if not each.refusal],
+        join_ms=[each.join_ms for each in callers if not each.refusal],
+        refused=[each.refusal for each in callers if each.refusal],
+    )
+    await parent.next()
+    await asyncio.gather(*(each.leave() for each in callers))
+    parent.tell("left")
 
 
 if __name__ == "__main__":
