@@ -117,7 +117,7 @@ CREATE FUNCTION voice_first_waiters(asking bigint[], sessions uuid[], most integ
 BEGIN
     RETURN (
         WITH roomy AS MATERIALIZED (SELECT * FROM voice_roomy(sessions))
-        SELECT json_agg(voice_waiter(found, q.max_sessions_per_user) ORDER BY found.since, found.place)
+        SELECT json_agg(voice_waiter(line, q.max_sessions_per_user) ORDER BY line.since, line.place)
         FROM unnest(asking) AS asks(id) JOIN tenants_tenant t USING (id) JOIN tenants_quota q ON q.tenant_id = t.id
         JOIN sessions_app_capacity c ON c.scope = 'tenant' AND c.ref = t.id AND c.queued > 0
         CROSS JOIN LATERAL (SELECT array_agg(r.name) AS names FROM roomy r
@@ -125,7 +125,7 @@ BEGIN
                OR EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id AND a.backend_id = r.id)) AS room
         CROSS JOIN LATERAL (SELECT coalesce(array_agg(o.field), '{}') AS fields FROM tenants_override o WHERE o.tenant_id = t.id) AS overridden
         CROSS JOIN LATERAL voice_line(t.id, t.status = 'active', room.names,
-            CASE WHEN 'max_sessions_per_user' <> ALL(overridden.fields) THEN q.max_sessions_per_user END, sessions, most) AS found
+            CASE WHEN 'max_sessions_per_user' <> ALL(overridden.fields) THEN q.max_sessions_per_user END, sessions, most) AS line
         WHERE t.status <> 'active' OR q.max_concurrent_sessions IS NULL OR cardinality(overridden.fields) > 0
             OR c.active - (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = t.id AND s.session_id = ANY(sessions))
                < q.max_concurrent_sessions + q.burst);
