@@ -23,7 +23,7 @@ SPEECH_BYTES: Final = 65_536  # that may be caught up with at once
 FREE_SHARE: Final = 0.003  # of the loop, for each connection, beyond speech
 FREE_S: Final = 0.005  # of processor time that may be saved up
 FIRST_S: Final = 0.001  # what a connection begins with
-DOOR_REST: Final = 1.0  # see ``Line``: what is let in runs in the meantime
+DOOR_REST: Final = 0.0  # what is let in runs in the meantime
 FLOOD_REST: Final = 6.0  # the same of those who send too much
 MAX_BUSY: Final = 0.8  # of the loop while somebody talks: the nearer to all of it, the later comes what is due
 MAX_REST_S: Final = 0.1  # the line goes on, however busy the loop is
@@ -65,9 +65,9 @@ class Line:
         self._began = self._began_at = 0.0
         self._resting = False
 
-    def join(self, waiter: _Waiter) -> None:
-        """Stand at its end; who comes when nobody waits is served at once."""
-        self._waiters.append(waiter)
+    def join(self, waiter: _Waiter, *, first: bool = False) -> None:
+        """Stand at its end, or before everybody; who comes when nobody waits is served at once."""
+        (self._waiters.appendleft if first else self._waiters.append)(waiter)
         if not self._resting:
             self._serve()
 
@@ -128,7 +128,8 @@ class Turns:
         self._go_freely()
         if self._left:
             self.waiting = True
-            self._line.join(self)
+            # Who takes too long with no more than speech has (a slow machine, or bad faith) does not wait behind those who send too much.
+            self._line.join(self, first=self._speech > 0)
             if self.waiting:
                 self._held = True
                 self._hold()

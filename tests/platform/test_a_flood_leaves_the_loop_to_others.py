@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voiceplatform import fairness
-from voiceplatform.fairness import AUDIO_BYTES, MAX_BUSY, PIECE_BYTES, SLICE_S, Door, Line, Turns
+from voiceplatform.fairness import AUDIO_BYTES, MAX_BUSY, PIECE_BYTES, SLICE_S, SPEECH_BYTES, Door, Line, Turns
 
 COSTLY_S = SLICE_S / 4  # of processor time, for each piece of a flood
 FLOOD = bytes(range(256)) * (PIECE_BYTES * 40 // 256)
@@ -77,6 +77,18 @@ async def test_two_floods_take_turns() -> None:
     assert len(first.parsed) > len(FLOOD) / 4
     await until(lambda: first.reading and second.reading)
     assert bytes(first.parsed) == bytes(second.parsed) == FLOOD
+
+
+async def test_who_sends_no_more_than_speech_goes_before_floods() -> None:
+    line = Line(rest=0)
+    floods = [Connection(line, COSTLY_S) for _ in range(5)]
+    for each in floods:
+        each.turns.take(FLOOD + bytes(SPEECH_BYTES))
+    slow_talker = Connection(line, COSTLY_S)
+    slow_talker.turns.take(bytes(PIECE_BYTES) * 20)
+    assert slow_talker.turns.waiting
+    await until(lambda: not slow_talker.turns.waiting)
+    assert all(each.turns.waiting for each in floods)
 
 
 async def test_a_connection_that_is_over_is_parsed_no_further() -> None:
