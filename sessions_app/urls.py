@@ -2,7 +2,6 @@
 
 from django.urls import include, path
 
-from sessions_app.api import webhooks
 from sessions_app.views import ending, health, history, platform, talk
 
 urlpatterns = [
@@ -17,6 +16,5 @@ urlpatterns = [
     path("ops/health/", platform.health, name="ops-health"),
     path("readyz", health.ready, name="readyz"),
     path("healthz", health.alive, name="healthz"),
-    path("webhooks/<slug:provider>/<slug:backend>/", webhooks.receive, name="webhooks"),
     path("api/v1/", include("sessions_app.api.urls")),
 ]

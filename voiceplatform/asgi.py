@@ -1,4 +1,4 @@
-"""The ASGI application: HTTP to Django, WebSocket to the consumers, and the node that starts and stops with the server.
+"""The ASGI application: HTTP to Django, webhooks to their door, WebSocket to the consumers; and the node, which starts and stops with it.
 
 ``python -m voiceplatform.web`` starts the node before the first connection and drains it before the server shuts down, with every server.
 Under another way of serving, lifespan does both; a server without it starts the node with its first connection, and drains nothing.
@@ -25,6 +25,7 @@ django_application: Any = get_asgi_application()
 
 from channels.routing import URLRouter  # noqa: E402 - Django has to be set up first
 
+from sessions_app.api import webhooks  # noqa: E402
 from sessions_app.runtime import backends  # noqa: E402
 from sessions_app.runtime.node import node_runtime  # noqa: E402
 from sessions_app.transport import close_codes  # noqa: E402
@@ -59,6 +60,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         if scope["type"] == "websocket":
             await _serve_socket(scope, receive, send)
+        elif scope["path"].startswith(webhooks.PREFIX):
+            await webhooks.application(scope, receive, send)
         else:
             await django_application(scope, receive, send)
     finally:

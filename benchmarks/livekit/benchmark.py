@@ -19,6 +19,7 @@ from benchmarks.harness.neighbours import Neighbours
 from benchmarks.harness.servers import WebServer
 from benchmarks.harness.stage import Stage
 from benchmarks.harness.workers import Message, Worker
+from benchmarks.livekit.webhooks import answer_times_ms
 from voiceplatform.embedded import EmbeddedError
 from voiceplatform.embedded.livekit import LiveKit
 
@@ -26,6 +27,7 @@ SUMMARY: Final = "50 sessions opened at once against a real livekit-server: atte
 BACKEND: Final = "livekit"
 HEALTHY_S: Final = 30.0
 START_S: Final = 20.0
+WEBHOOKS: Final = 300
 TOKENS_S: Final = 60.0
 JOINED_S: Final = 120.0
 ACTIVE_S: Final = 30.0
@@ -64,7 +66,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         livekit = LiveKit(stage.folder, webhooks=[f"http://127.0.0.1:{web.port}/webhooks/livekit/{BACKEND}/"])
         try:
             livekit.start()
-            rounds = _measure(stage, web, livekit, options)
+            rounds, webhooks = _measure(stage, web, livekit, options)
         except EmbeddedError as error:
             raise BenchmarkError(str(error)) from error
         finally:
@@ -72,11 +74,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         found = stage.discrepancies()
     for sentence in found:
         print(sentence)
-    print(_table(rounds))
-    return _figures(rounds, clean=not found)
+    print(_table(rounds, webhooks))
+    return _figures(rounds, webhooks, clean=not found)
 
 
-def _measure(stage: Stage, web: WebServer, livekit: LiveKit, options: argparse.Namespace) -> list[Round]:
+def _measure(stage: Stage, web: WebServer, livekit: LiveKit, options: argparse.Namespace) -> tuple[list[Round], list[float]]:
     stage.manage(
         "set_backend",
         BACKEND,
@@ -90,7 +92,10 @@ def _measure(stage: Stage, web: WebServer, livekit: LiveKit, options: argparse.N
     with web:
         _await(_is_healthy, HEALTHY_S, "The backend did not become healthy")
         told = {"port": web.port, "tenant": tenant, "callers": options.callers}
-        return [_round({**told, "round": number}) for number in range(1 + options.rounds)]
+        rounds = [_round({**told, "round": number}) for number in range(1 + options.rounds)]
+        _await_idle(QUIET_S)
+        path = f"/webhooks/livekit/{BACKEND}/"
+        return rounds, answer_times_ms(port=web.port, path=path, key=livekit.key, secret=livekit.secret, count=WEBHOOKS)
 
 
 def _round(told: dict[str, Any]) -> Round:
@@ -164,8 +169,8 @@ def _await(condition: Any, seconds: float, complaint: str) -> None:
 
 
 # --- what is told ---------------------------------------------------------------------------------------------------------------
-def _table(rounds: list[Round]) -> str:
-    columns = ["ms", "attempts", "p50", "p99", "most"]
+def _table(rounds: list[Round], webhooks: list[float]) -> str:
+    columns = ["ms", "times", "p50", "p99", "most"]
     first, rest = rounds[0], rounds[1:] or rounds
     rows: list[list[object]] = []
     for name, values in (
@@ -173,6 +178,7 @@ def _table(rounds: list[Round]) -> str:
         ("attempt to token", [each for one in rest for each in one.from_dial]),
         ("session.start to token", [each for one in rest for each in one.from_start]),
         ("token to being in the room", [each for one in rest for each in one.join]),
+        ("webhook to its answer, one by one", webhooks),
     ):
         rows.append([name, len(values), *(report.percentile(values, share) for share in (0.5, 0.99, 1))])
     by_round = ["round", "active", "refused", "all tokens, ms", "all active after the last join, ms", "others' cpu %"]
@@ -180,7 +186,7 @@ def _table(rounds: list[Round]) -> str:
     return "\n\n".join(["", report.table(columns, rows), report.table(by_round, [[str(row[0]), *row[1:]] for row in told])])
 
 
-def _figures(rounds: list[Round], *, clean: bool) -> dict[str, Any]:
+def _figures(rounds: list[Round], webhooks: list[float], *, clean: bool) -> dict[str, Any]:
     rest = rounds[1:] or rounds
     from_dial = [each for one in rest for each in one.from_dial]
     from_start = [each for one in rest for each in one.from_start]
@@ -194,6 +200,8 @@ def _figures(rounds: list[Round], *, clean: bool) -> dict[str, Any]:
         "start_to_token_p99_ms": report.figure(report.percentile(from_start, 0.99)),
         "all_active_ms": report.figure(max(each.all_active for each in rest)),
         "active": min(each.active for each in rounds),
+        "webhook_p50_ms": report.figure(report.percentile(webhooks, 0.5)),
+        "webhook_p99_ms": report.figure(report.percentile(webhooks, 0.99)),
         "others_cpu_percent": report.figure(max(each.others for each in rest)),
         "capacity_clean": clean,
     }

@@ -26,7 +26,7 @@ from sessions_app.models.fields import Undecipherable
 from sessions_app.providers.base import Room
 from sessions_app.providers.exceptions import ProviderError
 from sessions_app.providers.settings import Setting
-from sessions_app.runtime import backends, prober, room_tasks
+from sessions_app.runtime import backends, prober, room_tasks, webhooks
 from sessions_app.selectors import room_records, usage
 from sessions_app.services import configuration
 from tenants.admin.editing import LimitsAdmin
@@ -102,7 +102,7 @@ class BackendAdmin(LimitsAdmin):
         if self._may_edit(request, backend):
             context["tested_after"] = "Connection" if self._declared(request, backend) else "Secrets"
         if backend is not None and backends.makes_rooms(backend.provider):
-            address = reverse("webhooks", args=[backend.provider, backend.name])
+            address = webhooks.address(provider=backend.provider, backend=backend.name)
             context["webhooks"] = {
                 "address": request.build_absolute_uri(address),
                 "health": room_records.health(backend, now=datetime.now(UTC)),

@@ -1,20 +1,37 @@
 """The door for providers' webhooks: ``POST /webhooks/<provider>/<backend>/``.
 
-Owns: the size and the statuses. 200 says stored, so the provider need not tell it again; 401 a wrong signature, 413 a body above
-``MAX_BODY_BYTES``, 404 a backend that there is not. Refuses: everything about what an event says; cookies, and so CSRF.
+An ASGI application of its own, past Django's middleware: who sends has no session, no cookies and no page to see, only a signature, and
+many events come at once. Owns: the size and the statuses. 200 says stored, so the provider need not tell it again; 401 a wrong signature,
+413 a body above ``MAX_BODY_BYTES``, 404 a backend that there is not, 503 that the database is away. Refuses: what an event means.
 """
 
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
-from django.http import HttpRequest, HttpResponse
-from django.views.decorators.csrf import csrf_exempt
+import psycopg
+from django.db import InterfaceError, OperationalError
 
 from sessions_app.runtime import webhooks
 from sessions_app.runtime.webhooks import Received
 
-MAX_BODY_BYTES: Final = 64 * 1024
+logger = logging.getLogger(__name__)
 
+PREFIX: Final = "/webhooks/"
+MAX_BODY_BYTES: Final = 64 * 1024
+MAX_BODY_S: Final = 10.0  # for a body to arrive
+MAX_AUTHORIZATION: Final = 8192  # bytes
+RETRY_AFTER_S: Final = 5
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_ADDRESS: Final = re.compile(r"/webhooks/([-a-zA-Z0-9_]+)/([-a-zA-Z0-9_]+)/")
+_AWAY: Final = (OperationalError, InterfaceError, psycopg.OperationalError, psycopg.InterfaceError)
 _STATUS: Final = {
     Received.STORED: HTTPStatus.OK,
     Received.REPEATED: HTTPStatus.OK,
@@ -24,17 +41,56 @@ _STATUS: Final = {
 }
 
 
-@csrf_exempt
-def receive(request: HttpRequest, provider: str, backend: str) -> HttpResponse:
+class _Gone(Exception):
+    """Who sent has hung up, or sends too slowly."""
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """Take one event."""
-    if request.method != "POST":
-        return HttpResponse(status=HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "POST"})
-    # One byte more than allowed is enough to see that there is too much; the length that the sender states proves nothing.
-    body = request.read(MAX_BODY_BYTES + 1)
-    if len(body) > MAX_BODY_BYTES:
-        outcome = webhooks.too_large(provider=provider, backend=backend)
+    more: list[tuple[bytes, bytes]] = []
+    address = _ADDRESS.fullmatch(scope["path"])
+    if address is None:
+        status = HTTPStatus.NOT_FOUND
+    elif scope["method"] != "POST":
+        status, more = HTTPStatus.METHOD_NOT_ALLOWED, [(b"allow", b"POST")]
     else:
-        outcome = webhooks.receive(
-            provider=provider, backend=backend, body=body, authorization=request.headers.get("Authorization", "")[:8192]
-        )
-    return HttpResponse(status=_STATUS[outcome], content_type="text/plain", headers={"Cache-Control": "no-store"})
+        try:
+            status = await _take(address[1], address[2], scope, receive)
+        except _Gone:
+            status = HTTPStatus.REQUEST_TIMEOUT
+        except _AWAY as error:
+            logger.warning("a webhook could not be stored, the database is away: %s", type(error.__cause__ or error).__name__)
+            status, more = HTTPStatus.SERVICE_UNAVAILABLE, [(b"retry-after", str(RETRY_AFTER_S).encode())]
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"0"), (b"cache-control", b"no-store"), *more]
+    await send({"type": "http.response.start", "status": int(status), "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _take(provider: str, backend: str, scope: Scope, receive: Receive) -> HTTPStatus:
+    body = await _read(receive)
+    if body is None:
+        return _STATUS[await webhooks.too_large(provider=provider, backend=backend)]
+    authorization = next((value for name, value in scope["headers"] if name == b"authorization"), b"")[:MAX_AUTHORIZATION].decode("latin-1")
+    return _STATUS[await webhooks.receive(provider=provider, backend=backend, body=body, authorization=authorization)]
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """Return the body; None for one that is too large, whatever length the sender stated.
+
+    Raises:
+        _Gone: It did not come, or not in time.
+    """
+    body = bytearray()
+    try:
+        async with asyncio.timeout(MAX_BODY_S):
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise _Gone
+                body += message.get("body", b"")
+                if len(body) > MAX_BODY_BYTES:
+                    return None
+                if not message.get("more_body"):
+                    return bytes(body)
+    except TimeoutError:
+        raise _Gone from None

@@ -7,7 +7,7 @@ forgeries costs the database one row a minute. Refuses: to make anything of an e
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -17,14 +17,18 @@ from sessions_app.models import Backend
 from sessions_app.providers.base import RoomProvider
 from sessions_app.providers.exceptions import ProviderError, WrongSignature
 from sessions_app.runtime import backends, telemetry
+from sessions_app.runtime.database import in_thread
+from sessions_app.runtime.gathering import Gathering
 from sessions_app.runtime.node import node_runtime
 from sessions_app.services import inbox
+from sessions_app.services.inbox import Event
 
 KNOWN_S: Final = 5.0  # how soon an edited key acts
 MAX_KNOWN: Final = 1_000
 # In a room of ours these change nothing that anybody waits for: they are taken in with what comes next, or after a moment.
 CAN_WAIT: Final = frozenset({"room_started", "track_unpublished", "other"})
 WAIT_S: Final = 1.0
+MAX_STORED: Final = 100  # at once
 
 
 class Received(StrEnum):
@@ -53,10 +57,10 @@ def _this_process(session_id: UUID | None) -> None:
     node_runtime().rooms.came(session_id)
 
 
-def receive(
+async def receive(
     *, provider: str, backend: str, body: bytes, authorization: str, tell: Callable[[UUID | None], None] = _this_process
 ) -> Received:
-    """Check and store an event.
+    """Check and store an event; those that come at once are stored together.
 
     Args:
         provider: The name of the provider that the address is for.
@@ -68,7 +72,7 @@ def receive(
     Raises:
         django.db.Error: the database is away; the provider tries again.
     """
-    known = _find(provider, backend)
+    known = await _find(provider, backend)
     if known.provider is None:
         return Received.UNKNOWN
     try:
@@ -76,17 +80,11 @@ def receive(
     except WrongSignature:
         return _refuse(known.backend_id, backend, Received.WRONG_SIGNATURE)
     event = known.provider.read_event(told)
+    can_wait = event.kind in CAN_WAIT
     # An event without an id cannot be told from its repetitions; what it says is harmless when it is said twice.
     event_id = event.id or f"none-{event.name}-{event.room_sid}-{time.time_ns()}"
-    can_wait = event.kind in CAN_WAIT
-    is_new = inbox.store(
-        backend_id=known.backend_id,
-        event_id=event_id,
-        name=event.name,
-        room=event.room,
-        session_id=event.session_id,
-        body=told,
-        wait_s=WAIT_S if can_wait else 0.0,
+    is_new = await _stored.ask(
+        Event(known.backend_id, event_id, event.name, event.room, event.session_id, told, wait_s=WAIT_S if can_wait else 0.0)
     )
     outcome = Received.STORED if is_new else Received.REPEATED
     telemetry.webhook(outcome.value, backend)
@@ -95,16 +93,28 @@ def receive(
     return outcome
 
 
-def too_large(*, provider: str, backend: str) -> Received:
+async def too_large(*, provider: str, backend: str) -> Received:
     """Count a body that was not read because of its size.
 
     Raises:
         django.db.Error: the database is away.
     """
-    known = _find(provider, backend)
+    known = await _find(provider, backend)
     if known.provider is None:
         return Received.UNKNOWN
     return _refuse(known.backend_id, backend, Received.TOO_LARGE)
+
+
+async def _store(events: Sequence[Event]) -> list[bool]:
+    return await in_thread(inbox.store, events)
+
+
+_stored: Final[Gathering[Event, bool]] = Gathering(_store, most=MAX_STORED)
+
+
+def address(*, provider: str, backend: str) -> str:
+    """Return the path that a backend's webhooks go to."""
+    return f"/webhooks/{provider}/{backend}/"
 
 
 def take_refused() -> dict[tuple[int, str], int]:
@@ -117,8 +127,7 @@ def take_refused() -> dict[tuple[int, str], int]:
 
 def forget() -> None:
     """Read every backend again when it is next asked for."""
-    with _lock:
-        _known.clear()
+    _known.clear()
 
 
 def _refuse(backend_id: int, backend: str, outcome: Received) -> Received:
@@ -128,23 +137,26 @@ def _refuse(backend_id: int, backend: str, outcome: Received) -> Received:
     return outcome
 
 
-def _find(provider: str, name: str) -> _Known:
+async def _find(provider: str, name: str) -> _Known:
     """Return the backend behind an address; its provider is this module's own, and never asked anything over the network."""
     now = time.monotonic()
     known = _known.get((provider, name))
     if known is not None and known.until > now:
         return known
-    row = Backend.objects.filter(name=name[:50], provider=provider).first()
-    made: RoomProvider | None = None
-    if row is not None:
-        try:
-            found = backends.create(row)
-            made = found if isinstance(found, RoomProvider) else None
-        except ProviderError:
-            made = None  # its probes say what is wrong with it
-    known = _Known(now + KNOWN_S, row.pk if row is not None else 0, made)
-    with _lock:
-        if len(_known) >= MAX_KNOWN:
-            _known.clear()
-        _known[provider, name] = known
+    backend_id, made = await in_thread(_read, provider, name)
+    known = _Known(now + KNOWN_S, backend_id, made)
+    if len(_known) >= MAX_KNOWN:
+        _known.clear()
+    _known[provider, name] = known
     return known
+
+
+def _read(provider: str, name: str) -> tuple[int, RoomProvider | None]:
+    row = Backend.objects.filter(name=name[:50], provider=provider).first()
+    if row is None:
+        return 0, None
+    try:
+        found = backends.create(row)
+    except ProviderError:
+        return row.pk, None  # its probes say what is wrong with it
+    return row.pk, found if isinstance(found, RoomProvider) else None

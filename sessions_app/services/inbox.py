@@ -16,17 +16,23 @@ from sessions_app.models import Drift
 
 MAX_REPLAYED: Final = 500
 
-# One statement: a row that is stored is one whose room is due.
+# One statement: a row that is stored is one whose room is due. Ids are in the order of arrival.
 _STORE: Final = """
-WITH stored AS (
+WITH told AS (
+    SELECT * FROM unnest(%(backend)s::bigint[], %(event)s::text[], %(name)s::text[], %(room)s::text[], %(session)s::uuid[],
+                         %(body)s::jsonb[], %(wait)s::float8[]) WITH ORDINALITY
+        AS v(backend, event, name, room, session, body, wait, number)),
+stored AS (
     INSERT INTO sessions_app_webhookevent (backend_id, event_id, name, room, session_id, body, received_at, verdict)
-    VALUES (%(backend)s, %(event)s, %(name)s, %(room)s, %(session)s, %(body)s, clock_timestamp(), '')
-    ON CONFLICT (backend_id, event_id) DO NOTHING RETURNING id),
+    SELECT backend, event, name, room, session, body, clock_timestamp(), '' FROM told ORDER BY number
+    ON CONFLICT (backend_id, event_id) DO NOTHING RETURNING backend_id, event_id),
 stirred AS (
-    UPDATE sessions_app_room r SET due_at = t.at FROM (SELECT clock_timestamp() + make_interval(secs => %(wait)s) AS at) AS t
-    WHERE session_id = %(session)s AND backend_id = %(backend)s AND closed_at IS NULL AND EXISTS (SELECT FROM stored)
-      AND (due_at IS NULL OR due_at > t.at) RETURNING 1)
-SELECT (SELECT count(*) FROM stored)"""
+    UPDATE sessions_app_room r SET due_at = t.at FROM (
+        SELECT told.session, told.backend, clock_timestamp() + make_interval(secs => min(told.wait)) AS at
+        FROM told JOIN stored ON stored.backend_id = told.backend AND stored.event_id = told.event GROUP BY told.session, told.backend) AS t
+    WHERE r.session_id = t.session AND r.backend_id = t.backend AND r.closed_at IS NULL AND (r.due_at IS NULL OR r.due_at > t.at)
+    RETURNING 1)
+SELECT backend_id, event_id FROM stored"""
 # Events of no room that the platform looks after: of others' rooms, or of rooms that are closed.
 _STRAYS: Final = """
 SELECT w.id, w.backend_id, w.body FROM sessions_app_webhookevent w
@@ -66,26 +72,53 @@ class Stray:
     body: Mapping[str, object]
 
 
-def store(
-    *, backend_id: int, event_id: str, name: str, room: str, session_id: UUID | None, body: Mapping[str, object], wait_s: float = 0.0
-) -> bool:
-    """Store an event, whose room is due after so many seconds; False where it has been stored before.
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a provider told.
+
+    Attributes:
+        backend_id: Whose word it is.
+        event_id: Tells it from all others of this backend.
+        name: As the provider calls its kind.
+        room: The room's name.
+        session_id: Whose room it is, by its name.
+        body: All of it, without secrets.
+        wait_s: The room is due after so many seconds.
+    """
+
+    backend_id: int
+    event_id: str
+    name: str
+    room: str
+    session_id: UUID | None
+    body: Mapping[str, object]
+    wait_s: float = 0.0
+
+
+def store(events: Sequence[Event]) -> list[bool]:
+    """Store events in their order; False for each that has been stored before.
 
     Raises:
         django.db.Error: the database is away; the provider tries again.
     """
-    words: dict[str, Any] = {
-        "backend": backend_id,
-        "event": event_id[:100],
-        "name": name[:50],
-        "room": room[:128],
-        "session": session_id,
-        "wait": wait_s,
-        "body": json.dumps(body).replace("\\u0000", ""),
+    keys = [(each.backend_id, each.event_id[:100]) for each in events]
+    columns: dict[str, Any] = {
+        "backend": [backend_id for backend_id, _ in keys],
+        "event": [event_id for _, event_id in keys],
+        "name": [each.name[:50] for each in events],
+        "room": [each.room[:128] for each in events],
+        "session": [each.session_id for each in events],
+        "wait": [each.wait_s for each in events],
+        "body": [json.dumps(each.body).replace("\\u0000", "") for each in events],
     }
     with connection.cursor() as cursor:
-        cursor.execute(_STORE, words)
-        return bool(cursor.fetchall()[0][0])
+        cursor.execute(_STORE, columns)
+        new = {(row[0], row[1]) for row in cursor.fetchall()}
+    answers: list[bool] = []
+    for key in keys:  # told twice at once: the first is the new one
+        answers.append(key in new)
+        new.discard(key)
+    return answers
 
 
 def strays(*, most: int) -> list[Stray]:

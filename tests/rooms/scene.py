@@ -1,6 +1,6 @@
 """A node with its door, a livekit-server that tells it what happens, and a relay between the two that can lose, hold, double and reverse.
 
-The relay stands where the web server's view would be: what it hands on goes through ``webhooks.receive``, signature and all.
+The relay stands where the web server would be: what it hands on goes through ``webhooks.receive``, signature and all.
 """
 
 import asyncio
@@ -65,9 +65,7 @@ class Relay:
     async def hand_on(self, told: Told) -> None:
         tell = self.house.node.rooms.came if self.house is not None else lambda _: None
         for _ in range(self.copies):
-            outcome = await in_thread(
-                webhooks.receive, provider="livekit", backend="livekit", body=told[0], authorization=told[1], tell=tell
-            )
+            outcome = await webhooks.receive(provider="livekit", backend="livekit", body=told[0], authorization=told[1], tell=tell)
             self.outcomes.append(outcome)
 
     async def let_go(self, *, backwards: bool = False) -> None:

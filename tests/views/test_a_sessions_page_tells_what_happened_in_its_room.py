@@ -37,7 +37,7 @@ def session_id(backend: Backend, ledger: Ledger, acme: Tenant) -> UUID:
 def tell(backend: Backend, session_id: UUID, name: str, *, verdict: str = "", **fields: object) -> None:
     body = {"event": name, "room": {"name": f"voice-{session_id}", "sid": "RM_1"}, **fields}
     event_id = f"EV_{WebhookEvent.objects.count()}"
-    inbox.store(backend_id=backend.pk, event_id=event_id, name=name, room=f"voice-{session_id}", session_id=session_id, body=body)
+    inbox.store([inbox.Event(backend.pk, event_id, name, f"voice-{session_id}", session_id, body)])
     if verdict:
         inbox.processed(verdicts=[(WebhookEvent.objects.get(event_id=event_id).pk, verdict)])
 

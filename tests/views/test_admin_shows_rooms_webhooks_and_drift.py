@@ -50,7 +50,7 @@ def told(backend: Backend, session_id: UUID) -> Callable[..., WebhookEvent]:
     def tell(event_id: str, name: str = "participant_joined") -> WebhookEvent:
         body = {"event": name, "room": {"name": f"voice-{session_id}"}}
         room = f"voice-{session_id}"
-        assert inbox.store(backend_id=backend.pk, event_id=event_id, name=name, room=room, session_id=session_id, body=body)
+        assert inbox.store([inbox.Event(backend.pk, event_id, name, room, session_id, body)]) == [True]
         return WebhookEvent.objects.get(event_id=event_id)
 
     return tell

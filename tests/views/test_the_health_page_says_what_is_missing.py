@@ -134,7 +134,7 @@ def test_webhooks_that_are_refused_wait_or_stay_away_are_told(well: None, ledger
     made_at = timezone.now() - timedelta(minutes=2)
     Room.objects.create(session_id=session_id, backend=backend, name=f"voice-{session_id}", made_at=made_at)
     assert [each.partition(":")[0] for each in problems(staff)] == ["Backend rooms has told nothing of its rooms"]
-    inbox.store(backend_id=backend.pk, event_id="EV_1", name="room_started", room="", session_id=session_id, body={})
+    inbox.store([inbox.Event(backend.pk, "EV_1", "room_started", "", session_id, {})])
     inbox.refused(counts={(backend.pk, "wrong_signature"): 3})
     inbox.drifted(kind=Drift.Kind.ORPHAN_ROOM, backend_id=backend.pk, room="another")
     assert problems(staff) == ["3 webhooks for backend rooms were refused in the last hour: wrong_signature."]
