@@ -1,11 +1,13 @@
 """Events and rooms that belong to no session: what they tell of is removed where nobody was admitted, and recorded.
 
 A room that no session admitted is how somebody comes in past the platform: with a token that is still good after its session's end, where
-the server makes rooms by itself. Refuses: rooms of sessions that hold a slot, which their keeper looks after.
+the server makes rooms by itself. Refuses: rooms of sessions that hold a slot, which their keeper looks after, also where they are on
+another backend: two of them may share a server.
 """
 
 import asyncio
 import logging
+from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
@@ -26,6 +28,15 @@ MAX_TRIES: Final = 20  # then the reconcile alone goes on with it
 _OPENS: Final = frozenset({"room_started", "participant_joined"})
 
 
+class Found(StrEnum):
+    """What became of a room that a backend told of; each but the last is what is written of the event that told."""
+
+    REMOVED = "No session admitted this room: removed."
+    GONE = "No session has this room; it is gone."
+    ELSEWHERE = "Of a session on another backend."
+    OURS = ""
+
+
 async def sort(keeper: Keeper) -> int:
     """Deal with the stored events of no room that is looked after, and return how many there were.
 
@@ -41,28 +52,29 @@ async def sort(keeper: Keeper) -> int:
             if event.kind not in _OPENS or not event.room:
                 verdicts.append((each.id, "Of a room that is closed." if event.room else "Of no room."))
                 continue
-            was_there = await remove(
+            became = await remove(
                 keeper, provider, backend_id=each.backend_id, room=event.room, sid=event.room_sid, session_id=event.session_id
             )
         except ProviderError as error:
             await in_thread(inbox.tried, event_id=each.id, verdict=str(error), give_up=MAX_TRIES)
             continue
-        if was_there is not None:
-            verdicts.append((each.id, "No session admitted this room: removed." if was_there else "No session has this room; it is gone."))
+        if became is not Found.OURS:  # what is ours by now is its keeper's
+            verdicts.append((each.id, became.value))
     await in_thread(inbox.processed, verdicts=verdicts)
     return len(found)
 
 
-async def remove(keeper: Keeper, provider: RoomProvider, *, backend_id: int, room: str, sid: str, session_id: UUID | None) -> bool | None:
-    """Remove a room that no session has, and record it where it was there. Return whether it was; None where a session has it.
+async def remove(keeper: Keeper, provider: RoomProvider, *, backend_id: int, room: str, sid: str, session_id: UUID | None) -> Found:
+    """Remove a room that no session has, and record it where it was there. Return what became of it.
 
     Raises:
         ProviderError: It may be there still.
         django.db.Error: the database is away.
     """
     listed = await keeper.list_rooms(provider)
-    if await in_thread(rooms.is_live, backend_id=backend_id, name=room, session_id=session_id):
-        return None
+    home = await in_thread(rooms.live_on, name=room, session_id=session_id)
+    if home is not None:
+        return Found.OURS if home == backend_id else Found.ELSEWHERE
     try:
         async with asyncio.timeout(settings.VOICE_CLOSE_TIMEOUT_S):
             await provider.remove_room(room)
@@ -70,7 +82,7 @@ async def remove(keeper: Keeper, provider: RoomProvider, *, backend_id: int, roo
         raise ProviderError("it did not remove a room in time.") from None
     there = next((each for each in listed if each.name == room), None)
     if there is None:
-        return False
+        return Found.GONE
     recorded = await in_thread(
         inbox.drifted,
         kind=Drift.Kind.ORPHAN_ROOM,
@@ -83,4 +95,4 @@ async def remove(keeper: Keeper, provider: RoomProvider, *, backend_id: int, roo
     if recorded:
         telemetry.drifted(Drift.Kind.ORPHAN_ROOM.value, str(backend_id))
         logger.warning("a room that no session admitted was removed", extra={"backend": backend_id, "room": room})
-    return True
+    return Found.REMOVED

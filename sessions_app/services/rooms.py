@@ -96,8 +96,7 @@ SELECT r.session_id, r.name, p.session_id IS NOT NULL, r.made_at < clock_timesta
        extract(epoch FROM clock_timestamp() - r.seen_at)::float8
 FROM sessions_app_room r LEFT JOIN sessions_app_slot p USING (session_id) WHERE r.backend_id = %s AND r.closed_at IS NULL"""
 _LIVE_ROOM: Final = """
-SELECT p.session_id IS NOT NULL FROM sessions_app_room r LEFT JOIN sessions_app_slot p USING (session_id)
-WHERE r.backend_id = %s AND r.name = %s AND r.session_id = %s"""
+SELECT r.backend_id FROM sessions_app_room r JOIN sessions_app_slot p USING (session_id) WHERE r.name = %s AND r.session_id = %s"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,11 +391,11 @@ def on_backend(*, backend_id: int, settle_s: float) -> list[Expected]:
         return [Expected(*row) for row in cursor.fetchall()]
 
 
-def is_live(*, backend_id: int, name: str, session_id: UUID | None) -> bool:
-    """Whether this is the room of a session that holds a slot on this backend."""
+def live_on(*, name: str, session_id: UUID | None) -> int | None:
+    """Return the backend on which this is the room of a session that holds a slot; None where there is none."""
     if session_id is None:
-        return False
+        return None
     with connection.cursor() as cursor:
-        cursor.execute(_LIVE_ROOM, (backend_id, name, session_id))
+        cursor.execute(_LIVE_ROOM, (name, session_id))
         row = cursor.fetchone()
-        return bool(row and row[0])
+        return row[0] if row else None

@@ -78,6 +78,8 @@ def test_a_wrong_option_is_named(options: dict[str, object], named: str) -> None
         ({"api_secret": "hush-hush"}, "'api_key'"),
         ({"api_key": " ", "api_secret": "hush-hush"}, "'api_key'"),
         ({**SECRETS, "previous_api_key": "APIold"}, "'previous_api_secret'"),
+        ({**SECRETS, "api_secret": "hush-hush"}, "'api_secret' must have 32 characters or more"),
+        ({**SECRETS, "previous_api_key": "APIold", "previous_api_secret": "hush"}, "'previous_api_secret' must have"),
         ({**SECRETS, "api_token": "hush-hush"}, "'api_token'"),
     ],
 )
@@ -89,7 +91,7 @@ def test_a_wrong_secret_is_named_and_not_shown(secrets: dict[str, str], named: s
 
 
 def test_calls_are_signed_with_the_newest_key_and_webhooks_may_be_with_either() -> None:
-    credentials = Credentials.read({**SECRETS, "previous_api_key": "APIold", "previous_api_secret": "the-one-before"})
+    credentials = Credentials.read({**SECRETS, "previous_api_key": "APIold", "previous_api_secret": "the-one-before" * 3})
     assert (credentials.key, credentials.secret) == (SECRETS["api_key"], SECRETS["api_secret"])
-    assert credentials.pairs == {"APIkey": SECRETS["api_secret"], "APIold": "the-one-before"}
+    assert credentials.pairs == {"APIkey": SECRETS["api_secret"], "APIold": "the-one-before" * 3}
     assert not any(secret in repr(credentials) for secret in credentials.pairs.values())

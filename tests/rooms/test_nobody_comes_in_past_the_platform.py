@@ -5,12 +5,15 @@ from uuid import UUID
 
 import pytest
 
+from sessions_app import tasks
+from sessions_app.models import Claim
+from sessions_app.runtime import webhooks
 from sessions_app.runtime.database import in_thread
 from sessions_app.services import ending
 from tests.calls import Closed, record, slots
 from tests.livekit.people import inside, until
 from tests.livekit_server import NewLiveKit
-from tests.rooms.scene import Scene, closed, drift, events, scene, state_is
+from tests.rooms.scene import Scene, closed, drift, events, make_backend, scene, state_is
 from tests.rooms.signalling import knock
 
 
@@ -108,3 +111,28 @@ async def test_whom_no_session_admitted_is_put_out_of_a_room(stage: Scene) -> No
     async with inside(started["livekit"]):
         await state_is(started["session_id"], "active")
     assert client.said
+
+
+async def test_a_backend_on_the_same_server_leaves_the_rooms_of_the_other_alone(stage: Scene) -> None:
+    """Two backends share a server where each has an agent of its own; its webhooks go to both addresses."""
+    second = await in_thread(make_backend, stage.server, "second")
+    _client, started = await stage.starts()
+    session_id = started["session_id"]
+    async with inside(started["livekit"]) as person:
+        await state_is(session_id, "active")
+        await in_thread(Claim.objects.filter(name__startswith="reconcile:").delete)
+        assert await in_thread(tasks.reconcile) == 2
+        for each in list(stage.relay.seen):
+            authorization = each[1]
+            assert await webhooks.receive(provider="livekit", backend="second", body=each[0], authorization=authorization) == "stored"
+
+        async def read() -> bool:
+            return all(each.processed_at is not None for each in await events() if each.backend_id == second.pk)
+
+        await until(read, "the events that came to the other backend")
+        assert await stage.rooms() == [f"voice-{session_id}"]
+        assert not person.gone.done()
+    assert await drift() == []
+    assert {each.verdict for each in await events() if each.backend_id == second.pk and each.name == "participant_joined"} == {
+        "Of a session on another backend."
+    }

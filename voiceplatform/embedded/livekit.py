@@ -53,7 +53,7 @@ class LiveKit:
         self._auto_create = auto_create
         self._keys = dict(keys or {})
         self._process: subprocess.Popen[bytes] | None = None
-        self._ports: tuple[int, int, int] | None = None  # signalling, media over TCP, media over UDP
+        self._ports: tuple[int, int] | None = None  # signalling, media
 
     @property
     def url(self) -> str:
@@ -141,13 +141,13 @@ class LiveKit:
     def _configure(self) -> Path:
         """Write its configuration: YAML, of which JSON is a part."""
         assert self._ports is not None
-        signalling, tcp, udp = self._ports
+        signalling, udp = self._ports
         settings: dict[str, Any] = {
             "port": signalling,
             "bind_addresses": [HOST],
             "keys": self._keys,
             "rtc": {
-                "tcp_port": tcp,
+                "tcp_port": 0,  # none: it would listen on every interface
                 "udp_port": udp,
                 "node_ip": HOST,
                 "use_external_ip": False,
@@ -204,12 +204,12 @@ def _is_up(url: str) -> bool:
         return False
 
 
-def _free_ports() -> tuple[int, int, int]:
-    """Return two ports free for TCP and one for UDP."""
+def _free_ports() -> tuple[int, int]:
+    """Return a port that is free for TCP and one for UDP."""
     with contextlib.ExitStack() as held:
         found = []
-        for kind in (socket.SOCK_STREAM, socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
             probe = held.enter_context(socket.socket(socket.AF_INET, kind))
             probe.bind((HOST, 0))
             found.append(int(probe.getsockname()[1]))
-    return found[0], found[1], found[2]
+    return found[0], found[1]

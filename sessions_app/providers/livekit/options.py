@@ -15,6 +15,7 @@ LONGEST_S: Final = 86_400
 ON_AGENT_ABSENT: Final = ("retry", "other", "end")
 _SCHEMES: Final = ("ws", "wss", "http", "https")
 _PAIRS: Final = (("api_key", "api_secret"), ("previous_api_key", "previous_api_secret"))
+MIN_SECRET: Final = 32  # characters: LiveKit's own advice, and what HS256 wants
 # A room that nobody enters outlives the time to join in by this much: the platform ends it first, and LiveKit where the platform is gone.
 _EMPTY_MARGIN_S: Final = 60
 
@@ -103,7 +104,7 @@ class Credentials:
         """Check and return the keys.
 
         Raises:
-            InvalidConfig: One is unknown or missing; the detail names it, without its value.
+            InvalidConfig: One is unknown, missing or too short; the detail names it, without its value.
         """
         unknown = sorted(set(secrets) - {name for pair in _PAIRS for name in pair})
         if unknown:
@@ -115,6 +116,8 @@ class Credentials:
             if bool(key) != bool(secret) or (not key and key_name == _PAIRS[0][0]):
                 missing = secret_name if key else key_name
                 raise InvalidConfig(f"secret {missing!r} is missing.")
+            if key and len(secret) < MIN_SECRET:
+                raise InvalidConfig(f"secret {secret_name!r} must have {MIN_SECRET} characters or more.")
             if key:
                 pairs[key] = secret
         key = secrets["api_key"].strip()
