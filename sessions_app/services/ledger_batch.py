@@ -40,7 +40,7 @@ from sessions_app.services.ledger_world import Held, Known, Loaded
 FIRST_WAITERS: Final = 64  # of one tenant's queue that a batch looks at, beside as many as sessions end in it
 QUEUES: Final = 32  # tenants whose waiters a batch looks at
 ALL_WAITERS, ALL_QUEUES = 2_000, 256  # where promotion is all that it does
-DEPTH: Final = 16  # times as many of a line may be passed over, since their users are at a limit; any number where promotion is all
+DEPTH: Final = 2  # times as many of a line may be passed over, since their users are at a limit; any number where promotion is all
 MAX_FLOODS: Final = 10_000
 _NO_TENANT: Final = Verdict(Reason.AUTHENTICATION_FAILED, ())
 
