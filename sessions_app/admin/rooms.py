@@ -4,6 +4,7 @@ Owns: the action that has webhooks processed once more. Refuses: to change what 
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +24,17 @@ REPLAY: str = "sessions_app.change_webhookevent"
 _MOMENT = "%Y-%m-%d %H:%M:%S"
 
 
+def _moment(field: str, words: str) -> Callable[[Any, Any], str]:
+    """Return a field that shows a time to the millisecond, which Django's own form of it hides."""
+
+    @admin.display(description=f"{words} (UTC)")
+    def shown(_: Any, row: Any) -> str:
+        at = getattr(row, field)
+        return f"{at:{_MOMENT}.%f}"[:-3] if at else "–"
+
+    return shown
+
+
 class RecordsAdmin(ReadOnlyAdmin):
     """Rows of a history that may be long: counted up to a bound, found by what an index serves."""
 
@@ -36,8 +48,8 @@ class RecordsAdmin(ReadOnlyAdmin):
         """The way to its timeline."""
         if row.session_id is None:
             return "–"
-        # The end of an id tells sessions of one day apart.
-        return format_html('<a href="{}">…{}</a>', reverse("ops-session", args=[row.session_id]), str(row.session_id)[-12:])
+        # The end of an id tells sessions of one day apart; it is not broken behind the dots.
+        return format_html('<a href="{}">…\u2060{}</a>', reverse("ops-session", args=[row.session_id]), str(row.session_id)[-8:])
 
 
 class YesNoFilter(admin.SimpleListFilter):
@@ -58,7 +70,7 @@ class YesNoFilter(admin.SimpleListFilter):
 class ClosedFilter(YesNoFilter):
     """Whether the provider still has it."""
 
-    title, parameter_name, field, words = "there", "closed", "closed_at", ("open", "closed")
+    title, parameter_name, field, words = "state", "closed", "closed_at", ("open", "closed")
 
 
 class ProcessedFilter(YesNoFilter):
@@ -71,16 +83,18 @@ class ProcessedFilter(YesNoFilter):
 class RoomAdmin(RecordsAdmin):
     """The room of each session that had one, newest first."""
 
-    list_display = ("session_link", "backend", "made", "generation", "user_here", "agent_here", "waits_for", "closed")
-    list_display_links = ("made",)
+    list_display = ("made", "session_link", "backend", "who", "waits_for", "closed")
     list_filter = (ClosedFilter, "backend")
     search_fields = ("pk",)
     search_help_text = "A whole session id."
     ordering = ("-pk",)
     fields = readonly_fields = (
-        "session_link", "backend", "name", "made_at", "generation", "join_by", "agent_by", "agent_tries", "user_here", "agent_here",
-        "seen_at", "close_tries", "closed_at", "due_at",
+        "session_link", "backend", "name", "made_exactly", "generation", "join_until", "agent_until", "agent_tries", "user_here",
+        "agent_here", "asked", "close_tries", "closed_exactly", "due",
     )  # fmt: skip
+    made_exactly, closed_exactly = _moment("made_at", "made"), _moment("closed_at", "closed")
+    join_until, agent_until = _moment("join_by", "user must join by"), _moment("agent_by", "agent must join by")
+    asked, due = _moment("seen_at", "server asked who is there"), _moment("due_at", "looked after again")
 
     def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> tuple[QuerySet[Any], bool]:
         """Find by id alone."""
@@ -88,6 +102,11 @@ class RoomAdmin(RecordsAdmin):
             return queryset, False
         session_id = _uuid(search_term)
         return (queryset.filter(pk=session_id) if session_id else queryset.none()), False
+
+    @admin.display(description="who is there")
+    def who(self, room: Room) -> str:
+        """User, agent, both or neither."""
+        return " and ".join(who for who, here in (("user", room.user_here), ("agent", room.agent_here)) if here) or "nobody"
 
     @admin.display(description="made (UTC)")
     def made(self, room: Room) -> str:
@@ -112,7 +131,7 @@ class RoomAdmin(RecordsAdmin):
 class WebhookEventAdmin(RecordsAdmin):
     """The inbox: what providers told, newest first, each with what was made of it."""
 
-    list_display = ("received", "name", "backend", "session_link", "verdict", "took", "attempts")
+    list_display = ("received", "name", "backend", "session_link", "verdict", "took")
     list_display_links = ("received", "name")
     list_filter = (ProcessedFilter, "backend")
     search_fields = ("event_id",)
@@ -120,8 +139,9 @@ class WebhookEventAdmin(RecordsAdmin):
     ordering = ("-pk",)
     actions = ("replay",)
     fields = readonly_fields = (
-        "received_at", "name", "event_id", "backend", "room", "session_link", "processed_at", "verdict", "attempts", "told",
+        "received", "name", "event_id", "backend", "room", "session_link", "processed", "verdict", "attempts", "told",
     )  # fmt: skip
+    processed = _moment("processed_at", "processed")
 
     def has_replay_permission(self, request: HttpRequest) -> bool:
         """Whether the user may: the permission to change events says so, which is good for nothing else."""
@@ -167,10 +187,11 @@ class WebhookEventAdmin(RecordsAdmin):
 class DriftAdmin(RecordsAdmin):
     """What provider and platform did not agree on, and what was done about it, newest first."""
 
-    list_display = ("found", "what", "backend", "room", "session_link", "participant", "detail")
+    list_display = ("found", "what", "backend", "about", "done")
     list_display_links = ("found",)
     list_filter = ("kind", "backend")
     search_fields = ("room",)
+    search_help_text = "A part of a room's name, which has its session's id."
     ordering = ("-at",)
     fields = readonly_fields = ("found", "what", "backend", "room", "sid", "session_link", "participant", "detail")
 
@@ -178,6 +199,16 @@ class DriftAdmin(RecordsAdmin):
     def found(self, drift: Drift) -> str:
         """To the second."""
         return f"{drift.at:{_MOMENT}}"
+
+    @admin.display(description="room")
+    def about(self, drift: Drift) -> SafeString | str:
+        """By its session, where it is one's."""
+        return drift.room if drift.session_id is None else self.session_link(drift)
+
+    @admin.display(description="what was done")
+    def done(self, drift: Drift) -> str:
+        """And to whom."""
+        return f"{drift.detail} ({drift.participant})" if drift.participant else drift.detail
 
     @admin.display(description="what")
     def what(self, drift: Drift) -> str:
