@@ -25,9 +25,10 @@ django_application: Any = get_asgi_application()
 
 from channels.routing import URLRouter  # noqa: E402 - Django has to be set up first
 
-from sessions_app.api import webhooks  # noqa: E402
+from sessions_app.api.webhooks import application as webhooks  # noqa: E402
 from sessions_app.runtime import backends  # noqa: E402
 from sessions_app.runtime.node import node_runtime  # noqa: E402
+from sessions_app.runtime.webhooks import PREFIX  # noqa: E402
 from sessions_app.transport import close_codes  # noqa: E402
 from sessions_app.transport.routing import websocket_urlpatterns  # noqa: E402
 
@@ -60,8 +61,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         if scope["type"] == "websocket":
             await _serve_socket(scope, receive, send)
-        elif scope["path"].startswith(webhooks.PREFIX):
-            await webhooks.application(scope, receive, send)
+        elif scope["path"].startswith(PREFIX):
+            await webhooks(scope, receive, send)
         else:
             await django_application(scope, receive, send)
     finally:

@@ -141,7 +141,7 @@ class WebhookEventAdmin(RecordsAdmin):
     fields = readonly_fields = (
         "received", "name", "event_id", "backend", "room", "session_link", "processed", "verdict", "attempts", "told",
     )  # fmt: skip
-    processed = _moment("processed_at", "processed")
+    received, processed = _moment("received_at", "received"), _moment("processed_at", "processed")
 
     def has_replay_permission(self, request: HttpRequest) -> bool:
         """Whether the user may: the permission to change events says so, which is good for nothing else."""
@@ -166,11 +166,6 @@ class WebhookEventAdmin(RecordsAdmin):
             return queryset, False
         session_id = _uuid(term.removeprefix("voice-"))
         return queryset.filter(Q(session_id=session_id) if session_id else Q(event_id=term)), False
-
-    @admin.display(description="received (UTC)")
-    def received(self, event: WebhookEvent) -> str:
-        """To the millisecond, since many come in one second."""
-        return f"{event.received_at:{_MOMENT}.%f}"[:-3]
 
     @admin.display(description="processed after")
     def took(self, event: WebhookEvent) -> str:

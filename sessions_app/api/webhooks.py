@@ -16,11 +16,10 @@ import psycopg
 from django.db import InterfaceError, OperationalError
 
 from sessions_app.runtime import webhooks
-from sessions_app.runtime.webhooks import Received
+from sessions_app.runtime.webhooks import PREFIX, Received
 
 logger = logging.getLogger(__name__)
 
-PREFIX: Final = "/webhooks/"
 MAX_BODY_BYTES: Final = 64 * 1024
 MAX_BODY_S: Final = 10.0  # for a body to arrive
 MAX_AUTHORIZATION: Final = 8192  # bytes
@@ -30,7 +29,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_ADDRESS: Final = re.compile(r"/webhooks/([-a-zA-Z0-9_]+)/([-a-zA-Z0-9_]+)/")
+_ADDRESS: Final = re.compile(PREFIX + r"([-a-zA-Z0-9_]+)/([-a-zA-Z0-9_]+)/")
 _AWAY: Final = (OperationalError, InterfaceError, psycopg.OperationalError, psycopg.InterfaceError)
 _STATUS: Final = {
     Received.STORED: HTTPStatus.OK,

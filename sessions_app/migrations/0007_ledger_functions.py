@@ -65,31 +65,6 @@ CREATE FUNCTION voice_roomy(sessions uuid[]) RETURNS TABLE (id bigint, name text
           OR b.id IN (SELECT backend_id FROM sessions_app_slot WHERE session_id = ANY(sessions)))
 $$;
 
--- The first of a tenant's queue whose client is there: for each backend with room those who asked for it, and those who asked for any, but
--- for those whose user is at a limit, whatever this batch ends: long lines of them block nobody. Of each line the first ``depth`` are looked
--- at, null: all. Where the tenant may not go on, everybody.
-CREATE FUNCTION voice_line(tenant bigint, going_on boolean, names text[], user_limit integer, sessions uuid[], most integer, depth integer)
-RETURNS SETOF sessions_app_waiter LANGUAGE plpgsql STABLE ROWS 64 AS $$
-DECLARE
-    at_limit text[];
-BEGIN
-    IF NOT going_on THEN
-        RETURN QUERY SELECT * FROM sessions_app_waiter w WHERE w.tenant_id = tenant AND w.absent_until IS NULL
-            ORDER BY w.since, w.place LIMIT most;
-    ELSIF names IS NOT NULL THEN
-        IF user_limit IS NOT NULL THEN
-            at_limit := ARRAY(SELECT s."user" FROM sessions_app_slot s WHERE s.tenant_id = tenant
-                AND s.session_id NOT IN (SELECT unnest(sessions)) GROUP BY s."user" HAVING count(*) >= user_limit);
-        END IF;
-        RETURN QUERY SELECT w.* FROM unnest(names || ''::text) AS wanted(name) CROSS JOIN LATERAL (
-                SELECT * FROM (SELECT * FROM sessions_app_waiter w WHERE w.tenant_id = tenant AND w.backend_name = wanted.name
-                               AND w.absent_until IS NULL ORDER BY w.since, w.place LIMIT depth) AS w
-                WHERE at_limit IS NULL OR w."user" NOT IN (SELECT unnest(at_limit))
-                ORDER BY w.since, w.place LIMIT most) AS w
-            ORDER BY w.since, w.place LIMIT most;
-    END IF;
-END $$;
-
 -- Whose waiters come first, by their rows as they are before the locks: who is locked is a guess, who is promoted is not.
 CREATE FUNCTION voice_first_in_queue(sessions uuid[], queues integer) RETURNS bigint[] LANGUAGE plpgsql AS $$
 BEGIN
@@ -99,8 +74,11 @@ BEGIN
         CROSS JOIN LATERAL (SELECT array_agg(r.name) AS names FROM roomy r
             WHERE NOT EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id)
                OR EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id AND a.backend_id = r.id)) AS room
-        CROSS JOIN LATERAL (SELECT min(line.since) AS since FROM voice_line(t.id, t.status = 'active', room.names, NULL, sessions, 1, 1) AS line) AS first
-        WHERE first.since IS NOT NULL AND c.scope = 'tenant' AND c.queued > 0 AND (q.max_concurrent_sessions IS NULL
+        CROSS JOIN LATERAL (SELECT since FROM sessions_app_waiter w WHERE w.tenant_id = c.ref AND w.absent_until IS NULL
+            AND (t.status <> 'active' OR (w.backend_name = '' AND room.names IS NOT NULL) OR w.backend_name = ANY(room.names))
+            ORDER BY since, place LIMIT 1) AS first
+        WHERE (room.names IS NOT NULL OR t.status <> 'active')
+          AND c.scope = 'tenant' AND c.queued > 0 AND (q.max_concurrent_sessions IS NULL
               OR c.active < q.max_concurrent_sessions + q.burst OR t.status <> 'active'
               OR EXISTS (SELECT FROM tenants_override o WHERE o.tenant_id = c.ref))
         ORDER BY q.priority + floor(extract(epoch FROM clock_timestamp() - first.since) / 30) DESC, c.active::float8 / q.weight, first.since
@@ -114,23 +92,25 @@ CREATE FUNCTION voice_waiter(w sessions_app_waiter, user_limit integer) RETURNS 
             (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = w.tenant_id AND s."user" = w."user") END)
 $$;
 
--- The first of each tenant that asks and may get more than it has, now or when these sessions have ended.
-CREATE FUNCTION voice_first_waiters(asking bigint[], sessions uuid[], most integer, depth integer) RETURNS json LANGUAGE plpgsql AS $$
+-- The first of each tenant that asks, but for those who cannot be let in whatever this batch ends: long lines of them block nobody.
+CREATE FUNCTION voice_first_waiters(asking bigint[], sessions uuid[], most integer) RETURNS json LANGUAGE plpgsql AS $$
 BEGIN
     RETURN (
         WITH roomy AS MATERIALIZED (SELECT * FROM voice_roomy(sessions))
-        SELECT json_agg(voice_waiter(line, q.max_sessions_per_user) ORDER BY line.since, line.place)
+        SELECT json_agg(voice_waiter(found.place, q.max_sessions_per_user) ORDER BY (found.place).since, (found.place).place)
         FROM unnest(asking) AS asks(id) JOIN tenants_tenant t USING (id) JOIN tenants_quota q ON q.tenant_id = t.id
         JOIN sessions_app_capacity c ON c.scope = 'tenant' AND c.ref = t.id AND c.queued > 0
         CROSS JOIN LATERAL (SELECT array_agg(r.name) AS names FROM roomy r
             WHERE NOT EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id)
                OR EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id AND a.backend_id = r.id)) AS room
-        CROSS JOIN LATERAL (SELECT coalesce(array_agg(o.field), '{}') AS fields FROM tenants_override o WHERE o.tenant_id = t.id) AS overridden
-        CROSS JOIN LATERAL voice_line(t.id, t.status = 'active', room.names,
-            CASE WHEN 'max_sessions_per_user' <> ALL(overridden.fields) THEN q.max_sessions_per_user END, sessions, most, depth) AS line
-        WHERE t.status <> 'active' OR q.max_concurrent_sessions IS NULL OR cardinality(overridden.fields) > 0
-            OR c.active - (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = t.id AND s.session_id = ANY(sessions))
-               < q.max_concurrent_sessions + q.burst);
+        CROSS JOIN LATERAL (
+            SELECT w AS place FROM sessions_app_waiter w WHERE w.tenant_id = t.id AND w.absent_until IS NULL
+            AND (t.status <> 'active' OR (w.backend_name = '' AND room.names IS NOT NULL) OR w.backend_name = ANY(room.names))
+            AND (q.max_sessions_per_user IS NULL OR t.status <> 'active'
+                 OR EXISTS (SELECT FROM tenants_override o WHERE o.tenant_id = t.id AND o.field = 'max_sessions_per_user')
+                 OR (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = t.id AND s."user" = w."user"
+                     AND s.session_id <> ALL(sessions)) < q.max_sessions_per_user)
+            ORDER BY w.since, w.place LIMIT most) AS found);
 END $$;
 
 -- Limits in force, counters, health, reservations and rates, for these tenants and their users; with or without locks.
@@ -190,7 +170,7 @@ DECLARE
     first json;
 BEGIN
     SELECT * INTO b FROM json_to_record(batch) AS r(tenants bigint[], sessions uuid[], known uuid[], resumed uuid[], user_tenants bigint[],
-        users text[], promote boolean, queues integer, waiters integer, depth integer, capped boolean, probe_stale_s float8);
+        users text[], promote boolean, queues integer, waiters integer, capped boolean, probe_stale_s float8);
     taken := voice_lock(b.tenants, b.sessions, b.promote, b.queues, b.capped);
     -- By columns: a list is made faster of values of one type.
     IF EXISTS (SELECT FROM unnest(b.known) AS asked(id) JOIN sessions_app_session USING (id)) THEN
@@ -204,7 +184,7 @@ BEGIN
             FROM unnest(b.sessions) AS asked(id) JOIN sessions_app_waiter w ON w.session_id = asked.id
             JOIN tenants_quota q ON q.tenant_id = w.tenant_id);
         IF b.promote THEN
-            first := voice_first_waiters(taken.asking, b.sessions, b.waiters, b.depth);
+            first := voice_first_waiters(taken.asking, b.sessions, b.waiters);
         END IF;
     END IF;
     RETURN json_build_object(
@@ -447,11 +427,6 @@ class Migration(migrations.Migration):
             ),
         ),
         migrations.RemoveIndex(model_name="ratebucket", name="rate_buckets_by_time"),
-        migrations.RemoveIndex(model_name="waiter", name="waiters_in_order"),
-        migrations.AddIndex(
-            model_name="waiter",
-            index=models.Index(fields=["tenant_id", "backend_name", "since", "place"], name="waiters_for_a_backend"),
-        ),
         migrations.RunSQL(READ.replace("%(plans)s", PLANS), migrations.RunSQL.noop),
         migrations.RunSQL(LOCK.replace("%(plans)s", PLANS), migrations.RunSQL.noop),
         migrations.RunSQL(WRITE.replace("%(plans)s", PLANS), migrations.RunSQL.noop),

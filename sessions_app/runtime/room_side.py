@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from sessions_app.domain.operations import Admitted
-from sessions_app.providers.base import ProviderSession, RoomProvider
-from sessions_app.providers.exceptions import InvalidConfig, ProviderFailed
+from sessions_app.providers.base import ProviderSession
+from sessions_app.providers.exceptions import ProviderFailed
 from sessions_app.runtime import backends
 from sessions_app.runtime.database import in_thread
 from sessions_app.runtime.gathering import Gathering
@@ -45,9 +45,9 @@ class RoomSide(ProviderSide):
             return
         self.generation = 1
         opening = await self._find(admitted, self._attempt.tenant_id)
-        provider = self.provider = opening.provider
-        if not isinstance(provider, RoomProvider) or admitted.backend is None:
-            raise InvalidConfig(f"provider {provider.name!r} makes no rooms.")
+        provider = self.provider = backends.with_rooms(opening.provider)
+        if admitted.backend is None:
+            raise RuntimeError("a session that is opened has a backend")
         policy = provider.policy
         first_s = min(FIRST_LOOK_S, policy.join_timeout_s, policy.agent_timeout_s or policy.join_timeout_s)
         name = provider.room_name(self._id)
@@ -75,8 +75,5 @@ class RoomSide(ProviderSide):
         self.generation = now.generation
 
     async def _use(self, backend_id: int, name: str) -> None:
-        provider = await backends.provider_for(backend_id)
-        if not isinstance(provider, RoomProvider):
-            raise InvalidConfig(f"provider {provider.name!r} makes no rooms.")
-        self.provider = provider
+        provider = self.provider = await backends.room_provider_for(backend_id)
         self.session = ProviderSession(self._id, None, name, client=provider.rejoin(self._id))

@@ -4,7 +4,6 @@ Owns: which backends take webhooks, read again after ``KNOWN_S``; the counts of 
 forgeries costs the database one row a minute. Refuses: to make anything of an event; to keep a body, or to log it.
 """
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from sessions_app.runtime.node import node_runtime
 from sessions_app.services import inbox
 from sessions_app.services.inbox import Event
 
+PREFIX: Final = "/webhooks/"
 KNOWN_S: Final = 5.0  # how soon an edited key acts
 MAX_KNOWN: Final = 1_000
 # In a room of ours these change nothing that anybody waits for: they are taken in with what comes next, or after a moment.
@@ -48,7 +48,6 @@ class _Known:
     provider: RoomProvider | None  # None: no such backend, or one that takes no webhooks
 
 
-_lock: Final = threading.Lock()
 _known: Final[dict[tuple[str, str], _Known]] = {}
 _refused: Final[Counter[tuple[int, str]]] = Counter()
 
@@ -114,14 +113,13 @@ _stored: Final[Gathering[Event, bool]] = Gathering(_store, most=MAX_STORED)
 
 def address(*, provider: str, backend: str) -> str:
     """Return the path that a backend's webhooks go to."""
-    return f"/webhooks/{provider}/{backend}/"
+    return f"{PREFIX}{provider}/{backend}/"
 
 
 def take_refused() -> dict[tuple[int, str], int]:
     """Return how many were refused since the last call, by backend and reason."""
-    with _lock:
-        counts = dict(_refused)
-        _refused.clear()
+    counts = dict(_refused)
+    _refused.clear()
     return counts
 
 
@@ -132,8 +130,7 @@ def forget() -> None:
 
 def _refuse(backend_id: int, backend: str, outcome: Received) -> Received:
     telemetry.webhook(outcome.value, backend)
-    with _lock:
-        _refused[backend_id, outcome.value] += 1
+    _refused[backend_id, outcome.value] += 1
     return outcome
 
 

@@ -94,7 +94,6 @@ class Ledger:
             "promote": batch.promotes,
             "queues": batch.queues,
             "waiters": batch.waiters,
-            "depth": batch.depth,
             "capped": self._platform_capped,
             "probe_stale_s": settings.VOICE_PROBE_STALE_S,
         }

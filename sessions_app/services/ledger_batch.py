@@ -40,7 +40,6 @@ from sessions_app.services.ledger_world import Held, Known, Loaded
 FIRST_WAITERS: Final = 64  # of one tenant's queue that a batch looks at, beside as many as sessions end in it
 QUEUES: Final = 32  # tenants whose waiters a batch looks at
 ALL_WAITERS, ALL_QUEUES = 2_000, 256  # where promotion is all that it does
-DEPTH: Final = 2  # times as many of a line may be passed over, since their users are at a limit; any number where promotion is all
 MAX_FLOODS: Final = 10_000
 _NO_TENANT: Final = Verdict(Reason.AUTHENTICATION_FAILED, ())
 
@@ -79,7 +78,6 @@ class Batch:
         alone = all(isinstance(each, Promote) for each in operations)
         ends = sum(isinstance(each, End) for each in operations)
         self.waiters, self.queues = (ALL_WAITERS, ALL_QUEUES) if alone else (FIRST_WAITERS + ends, QUEUES)
-        self.depth = None if alone else self.waiters * DEPTH
         # What only tells of a connection frees nothing and asks for nothing.
         self.promotes = not all(isinstance(each, Activate | Joined | Left | Confirm | Resume) for each in operations)
         self.promoted: list[Promoted] = []
