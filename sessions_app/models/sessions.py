@@ -57,7 +57,6 @@ class Session(models.Model):
             models.Index(fields=["tenant", "-id"], name="history_of_a_tenant"),
             models.Index(fields=["tenant", "user", "-id"], name="history_of_a_user"),
             models.Index(fields=["backend", "-id"], name="history_of_a_backend"),
-            models.Index(fields=["attempted_at"], name="history_by_time"),
         ]
         constraints = [
             models.CheckConstraint(condition=models.Q(state__in=[each.value for each in states.State]), name="session_state_is_known")

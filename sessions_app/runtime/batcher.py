@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, overload
 
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 @dataclass(slots=True)
 class _Asked:
     operation: Operation
-    answer: "Future[Result]" = field(default_factory=Future)
+    answer: "Future[Result] | asyncio.Future[Result]"
     at: float = field(default_factory=time.monotonic)
     # Made in the asker's thread and context: the span that the batch is linked to.
     asked_by: SpanContext | None = field(default_factory=telemetry.asking_span)
@@ -81,24 +81,29 @@ class Batcher:
             self._wake.notify()
         if self._thread is not None:
             self._thread.join(timeout_s)
-        for asked in self._take(MAX_KEPT):
-            _refuse(asked, Unavailable())
+        _refuse(self._take(MAX_KEPT), Unavailable)
 
     def ask(self, operation: Operation) -> "Future[Result]":
         """Put an operation into the next batch.
 
         The future's exceptions are those of ``submit``.
         """
-        asked = _Asked(operation)
+        answer: Future[Result] = Future()
+        self._put(_Asked(operation, answer))
+        return answer
+
+    def _put(self, asked: _Asked) -> None:
+        error: type[Unavailable | Overloaded] | None = None
         with self._wake:
             if self._stopping or (self._away_since is not None and not asked.must_be_written):
-                _refuse(asked, Unavailable())
+                error = Unavailable
             elif len(self._waiting) >= (MAX_KEPT if asked.must_be_written else MAX_WAITING):
-                _refuse(asked, Overloaded())
+                error = Overloaded
             else:
                 self._waiting.append(asked)
                 self._wake.notify()
-        return asked.answer
+        if error is not None:
+            _refuse([asked], error)
 
     @overload
     async def submit(self, operation: Admit | Move) -> Admitted: ...
@@ -113,7 +118,9 @@ class Batcher:
             Unavailable: the database is away. An ``End`` or ``Suspend`` waits for it instead.
             Overloaded: too many are waiting.
         """
-        return await asyncio.wrap_future(self.ask(operation))
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._put(_Asked(operation, answer))
+        return await answer
 
     # --- the thread ----------------------------------------------------------------------------------------------------
     def _run(self) -> None:
@@ -171,10 +178,9 @@ class Batcher:
             kept = deque(asked for asked in self._waiting if asked.must_be_written)
             refused = [asked for asked in self._waiting if not asked.must_be_written]
             self._waiting = kept
-        for asked in refused:
-            _refuse(asked, Unavailable())
+        _refuse(refused, Unavailable)
 
-    def _apply(self, batch: list[_Asked]) -> None:  # noqa: PLR0912 - one branch for each way that it can fail
+    def _apply(self, batch: list[_Asked]) -> None:
         """Apply a batch; the same again after a lost connection or a time-out, since it may or may not have been committed."""
         for attempt in range(1, MAX_TRIES + 1):
             if not batch:
@@ -201,9 +207,7 @@ class Batcher:
             else:
                 if self._ledger.promoted and self.on_promoted is not None:
                     self.on_promoted(self._ledger.promoted)
-                for each, result in zip(batch, results, strict=True):
-                    if each.answer.set_running_or_notify_cancel():
-                        each.answer.set_result(result)
+                _answer(batch, results)
                 return
             batch = self._still_worth_it(batch)
         self._put_back_or_refuse(batch)
@@ -212,7 +216,7 @@ class Batcher:
         """Find whose data it was; only that one is refused."""
         if len(batch) == 1:
             logger.error("an operation failed: %s", type(batch[0].operation).__name__, exc_info=error)
-            _refuse(batch[0], Unavailable())
+            _refuse(batch, Unavailable)
             return
         logger.warning("a batch of %d is applied one by one: %s", len(batch), type(error).__name__)
         for each in batch:
@@ -220,25 +224,50 @@ class Batcher:
 
     def _still_worth_it(self, batch: list[_Asked]) -> list[_Asked]:
         late = time.monotonic() - GIVE_UP_S
-        for each in batch:
-            if each.at < late and not each.must_be_written:
-                _refuse(each, Unavailable(in_doubt=True))
+        _refuse([each for each in batch if each.at < late and not each.must_be_written], _in_doubt)
         return [each for each in batch if each.at >= late or each.must_be_written]
 
     def _put_back_or_refuse(self, batch: list[_Asked]) -> None:
         with self._wake:
             self._waiting.extendleft(each for each in reversed(batch) if each.must_be_written)
-        for each in batch:
-            if not each.must_be_written:
-                _refuse(each, Unavailable(in_doubt=True))
+        _refuse([each for each in batch if not each.must_be_written], _in_doubt)
         if self._ledger is None:
             self._lost()
         self._wait_before_reconnecting()
 
 
-def _refuse(asked: _Asked, error: Unavailable | Overloaded) -> None:
-    if asked.answer.set_running_or_notify_cancel():
-        asked.answer.set_exception(error)
+def _in_doubt() -> Unavailable:
+    return Unavailable(in_doubt=True)
+
+
+def _refuse(asked: Sequence[_Asked], error: Callable[[], Exception]) -> None:
+    _answer(asked, [error() for _ in asked])  # each raises its own
+
+
+def _answer(asked: Sequence[_Asked], answers: Sequence[Result | Exception]) -> None:
+    """Answer everybody. An event loop is woken once for all of its own, since each call from another thread costs it a system call."""
+    of_loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Result], Result | Exception]]] = {}
+    for each, answer in zip(asked, answers, strict=True):
+        if isinstance(each.answer, asyncio.Future):
+            of_loops.setdefault(each.answer.get_loop(), []).append((each.answer, answer))
+        elif each.answer.set_running_or_notify_cancel():
+            _settle(each.answer, answer)
+    for loop, theirs in of_loops.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+            loop.call_soon_threadsafe(_settle_all, theirs)
+
+
+def _settle_all(answers: "Sequence[tuple[asyncio.Future[Result], Result | Exception]]") -> None:
+    for future, answer in answers:
+        if not future.done():  # who asked may have gone
+            _settle(future, answer)
+
+
+def _settle(future: "Future[Result] | asyncio.Future[Result]", answer: Result | Exception) -> None:
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 def _span(batch: list[_Asked], attempt: int) -> AbstractContextManager[None]:

@@ -6,9 +6,13 @@ session holds its tenant's lock, so nothing that is read here changes before the
 
 Refuses: the network; a batch above ``MAX_BATCH``. Two pipelined round trips: lock and load, then write and commit. Every operation may be
 sent again after a lost connection: its ids make it harmless.
+
+Of a large batch, what is decided is written while the rest is being decided, and its commit does not wait for the disk with the locks
+held: the next batch goes on from it, and may be on disk only together with it. Nobody has an answer before that of his own batch is.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -18,9 +22,12 @@ from sessions_app.domain.operations import Operation, Promoted, Result
 from sessions_app.services import ledger_sql as sql
 from sessions_app.services import ledger_world
 from sessions_app.services.ledger_batch import Batch, Floods
+from sessions_app.services.ledger_book import Writes
+from sessions_app.services.ledger_wire import Wire
 from sessions_app.services.ledger_world import Loaded
 
 MAX_BATCH: Final = 512
+MANY: Final = 24  # operations that make a batch large; below, what it saves is less than what it costs
 LOCK_TIMEOUT_MS: Final = 2_000
 STATEMENT_TIMEOUT_MS: Final = 3_000
 IDLE_TIMEOUT_MS: Final = 2_000  # a client frozen between the two round trips stops everybody else for this long at most
@@ -44,7 +51,7 @@ class Ledger:
     """
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        self._connection = connection
+        self._wire = Wire(connection, sql.STATEMENTS)
         self._platform_capped = False
         self._floods = Floods()
         self.promoted: list[Promoted] = []
@@ -63,10 +70,11 @@ class Ledger:
         batch, self.promoted = Batch(operations, self._floods), []
         try:
             loaded = self._load_under_every_lock(batch)
-            results = batch.decide(loaded)
-            self._write(batch, loaded)
+            results = batch.decide(loaded, partial(self._write_ahead, loaded) if _is_large(batch) else None)
+            self._write(batch.writes, loaded)
+            self._commit(batch)
         except BaseException:
-            self._roll_back()
+            self._wire.reset()
             raise
         self.promoted = batch.promoted
         return results
@@ -79,11 +87,11 @@ class Ledger:
             self._platform_capped = loaded.scene.world.platform_limit is not None
             if not newly_capped and not loaded.unlocked:
                 return loaded
-            self._connection.execute("ROLLBACK")
+            self._wire.say("ROLLBACK")
+            self._wire.answers()
         raise psycopg.errors.SerializationFailure("limits or slots changed again at every look")
 
     def _load(self, batch: Batch) -> Loaded:
-        connection = self._connection
         who = {
             "tenants": batch.tenant_ids,
             "sessions": batch.session_ids,
@@ -97,22 +105,33 @@ class Ledger:
             "capped": self._platform_capped,
             "probe_stale_s": settings.VOICE_PROBE_STALE_S,
         }
-        with connection.pipeline():
-            connection.execute("BEGIN")
-            connection.execute(sql.SETTINGS, (str(LOCK_TIMEOUT_MS), str(STATEMENT_TIMEOUT_MS), str(IDLE_TIMEOUT_MS)))
-            cursor = connection.execute(sql.OPEN, (sql.encode(who),))
-        return ledger_world.loaded(sql.opened(cursor.fetchall()[0][0]), waiters=batch.waiters)
+        self._wire.say("BEGIN")
+        self._wire.say(
+            "voice_settings_of_many" if _is_large(batch) else "voice_settings",
+            str(LOCK_TIMEOUT_MS),
+            str(STATEMENT_TIMEOUT_MS),
+            str(IDLE_TIMEOUT_MS),
+        )
+        self._wire.say("voice_open", sql.encode(who))
+        answer = self._wire.answers()[-1].get_value(0, 0)
+        assert answer is not None
+        return ledger_world.loaded(sql.opened(answer), waiters=batch.waiters)
 
-    def _write(self, batch: Batch, loaded: Loaded) -> None:
-        lists = [sql.encode(rows) if (rows := getattr(batch.writes, name)) else None for name in sql.LISTS]
-        with self._connection.pipeline():
-            if any(lists):
-                self._connection.execute(sql.WRITE, (loaded.now, loaded.seq, *lists))
-            self._connection.execute("COMMIT")
+    def _write_ahead(self, loaded: Loaded, writes: Writes) -> None:
+        self._write(writes, loaded)
+        self._wire.send()
 
-    def _roll_back(self) -> None:
-        try:
-            if not self._connection.closed and self._connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-                self._connection.execute("ROLLBACK")
-        except psycopg.Error:
-            self._connection.close()
+    def _write(self, writes: Writes, loaded: Loaded) -> None:
+        lists = [sql.columns(getattr(writes, name)) for name in sql.LISTS]
+        if any(lists):
+            self._wire.say("voice_write", loaded.now.isoformat(), str(loaded.seq), *lists)
+
+    def _commit(self, batch: Batch) -> None:
+        self._wire.say("COMMIT")
+        if _is_large(batch):
+            self._wire.say("voice_durable")
+        self._wire.answers()
+
+
+def _is_large(batch: Batch) -> bool:
+    return len(batch.operations) >= MANY

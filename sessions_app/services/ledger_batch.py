@@ -5,7 +5,8 @@ to whom it belongs; what these free in their turn goes to who waits then. Pure: 
 out of the time that the locks are held.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Final
 from uuid import UUID
 
@@ -41,6 +42,7 @@ FIRST_WAITERS: Final = 64  # of one tenant's queue that a batch looks at, beside
 QUEUES: Final = 32  # tenants whose waiters a batch looks at
 ALL_WAITERS, ALL_QUEUES = 2_000, 256  # where promotion is all that it does
 MAX_FLOODS: Final = 10_000
+PAGE: Final = 32  # rows that are worth to be written by themselves
 _NO_TENANT: Final = Verdict(Reason.AUTHENTICATION_FAILED, ())
 
 
@@ -60,7 +62,7 @@ class Floods:
 
 
 class Batch:
-    """Operations on their way through the ledger. ``decide`` may be called again after the load was repeated.
+    """Operations on their way through the ledger.
 
     Attributes:
         promoted: Who got a slot from the queue, once it is decided.
@@ -83,15 +85,18 @@ class Batch:
         self.promoted: list[Promoted] = []
         self._floods = floods or Floods()
         self._book = Book()
+        self._places = count()
 
     @property
     def writes(self) -> Writes:
         """What is to be written, once it is decided."""
         return self._book.writes
 
-    def decide(self, loaded: Loaded) -> list[Result]:
-        """Decide every operation, fill ``writes``, and return the results in the order of the operations."""
-        self._book, self.promoted = Book(), []
+    def decide(self, loaded: Loaded, write_ahead: Callable[[Writes], None] | None = None) -> list[Result]:
+        """Decide every operation, fill ``writes``, and return the results in the order of the operations.
+
+        Where ``write_ahead`` is given it gets, page by page, what can be written already.
+        """
         self._loaded, self._world = loaded, loaded.scene.world
         life = Life(loaded, self._book)
         results: dict[int, Result] = {}
@@ -101,6 +106,8 @@ class Batch:
             if not isinstance(operation, Admit | Move | Promote) and operation.session_id not in asking:
                 results[index] = _live_on(life, operation)
         self._let_waiters_in(life)
+        if write_ahead is not None and len(self.writes.events) >= PAGE:
+            write_ahead(self._book.page())
         late = False
         for index, operation in enumerate(self.operations):
             if isinstance(operation, Move):
@@ -108,6 +115,8 @@ class Batch:
                 late |= moved.verdict.admitted
             elif isinstance(operation, Admit):
                 results[index] = self._admit(operation)
+                if write_ahead is not None and len(self.writes.sessions) >= PAGE:
+                    write_ahead(self._book.page())
             elif isinstance(operation, Promote):
                 results[index] = bool(self.promoted)
             elif index not in results:
@@ -160,7 +169,7 @@ class Batch:
         if state is State.REJECTED and self._floods.overflows(attempt.tenant_id, reason, int(loaded.now.timestamp())):
             self._book.refused(attempt.tenant_id, reason)
             return answer
-        place = loaded.seq * 1_000 + len(self.writes.sessions) if state is State.QUEUED else None
+        place = loaded.seq * 1_000 + next(self._places) if state is State.QUEUED else None
         self._book.begin(operation, verdict, state, place)
         if backend is not None:
             loaded.held[attempt.session_id] = Held(

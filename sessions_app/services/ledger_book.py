@@ -4,30 +4,36 @@ Owns: that a change of state always comes with its event. Refuses: deciding anyt
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from sessions_app.domain.admission import Attempt, Limit, Verdict
+from sessions_app.domain.admission import Attempt, Limit, Scope, Verdict
 from sessions_app.domain.operations import Admit
 from sessions_app.domain.rates import Bucket, RateKey
 from sessions_app.domain.states import State
 from sessions_app.selectors.world import Waiting
+from sessions_app.services.ledger_sql import encode
 from sessions_app.services.ledger_world import Held
 
-Row = dict[str, Any]
+Row = tuple[Any, ...]
+Detail = Mapping[str, Any]
+
+# As they are stored; what is nothing special is left out.
+_ENTRIES: Final = {scope: f'{{"scope": "{scope.value}", "used": ' for scope in Scope}
 
 
 @dataclass(slots=True)
 class Writes:
-    """Rows for the second round trip, as ``voice_write`` takes them.
+    """Rows for the second round trip, in the columns of ``voice_write``; what is JSON there is text here.
 
     Of a new session ``sessions`` tells all: its record, its first event, and the slot or the place that it got.
     """
 
     sessions: list[Row] = field(default_factory=list)
     promoted: list[Row] = field(default_factory=list)
-    left: list[UUID] = field(default_factory=list)
+    left: list[Row] = field(default_factory=list)
     changes: list[Row] = field(default_factory=list)
     slot_changes: list[Row] = field(default_factory=list)
     waiter_changes: list[Row] = field(default_factory=list)
@@ -62,14 +68,11 @@ class Book:
         reason: str,
         node: UUID | None,
         backend: int | None,
-        detail: Row | None = None,
+        detail: Detail | None = None,
         actor: str = "",
     ) -> None:
         """Note a change of a session that holds no slot before it."""
-        self.writes.events.append({
-            "id": attempt.session_id, "old": old, "new": new, "reason": reason, "node": node, "actor": actor[:150], "detail": detail or {},
-            "tenant": attempt.tenant_id, "backend": backend,
-        })  # fmt: skip
+        self.writes.events.append((attempt.session_id, old, new, reason, node, actor[:150], _json(detail), attempt.tenant_id, backend))
 
     def slot(self, tenant_id: int, backend_id: int, change: int) -> None:
         """Count slots taken or given back."""
@@ -92,21 +95,20 @@ class Book:
     def spent(self, key: RateKey, bucket: Bucket) -> None:
         """Note what is left of a rate."""
         user = key[2] if len(key) == 3 else ""
-        self.writes.rates.append({"tenant": key[1], "user": user, "tokens": bucket.tokens, "time": bucket.at})
+        self.writes.rates.append((key[1], user, bucket.tokens, bucket.at))
 
     # --- what has a slot -----------------------------------------------------------------------------------------------
-    def record(self, held: Held, new: State, reason: str, *, actor: str = "", detail: Row | None = None) -> None:
+    def record(self, held: Held, new: State, reason: str, *, actor: str = "", detail: Detail | None = None) -> None:
         """Change the state of a session that holds a slot."""
         self.append(held, new, reason, actor=actor, detail=detail)
         held.state, held.reason = new, reason
         self._changed[held.session_id] = held
 
-    def append(self, held: Held, new: State, reason: str, *, actor: str = "", detail: Row | None = None) -> None:
+    def append(self, held: Held, new: State, reason: str, *, actor: str = "", detail: Detail | None = None) -> None:
         """Note an event of a session that holds a slot."""
-        self.writes.events.append({
-            "id": held.session_id, "old": held.state, "new": new, "reason": reason, "node": held.node_id, "actor": actor[:150],
-            "detail": detail or {}, "tenant": held.tenant_id, "backend": held.backend_id,
-        })  # fmt: skip
+        self.writes.events.append(
+            (held.session_id, held.state, new, reason, held.node_id, actor[:150], _json(detail), held.tenant_id, held.backend_id)
+        )
 
     def touch(self, held: Held) -> None:
         """Note a change of the slot alone."""
@@ -116,12 +118,11 @@ class Book:
     def begin(self, operation: Admit, verdict: Verdict, state: State, place: int | None) -> None:
         """Note a new session; ``place`` in the queue, where it waits."""
         attempt = operation.attempt
-        self.writes.sessions.append({
-            "id": attempt.session_id, "tenant": attempt.tenant_id, "user": attempt.user, "state": state, "reason": verdict.reason or "",
-            "backend": verdict.backend_id, "pipeline": verdict.pipeline or attempt.pipeline, "transport": attempt.transport,
-            "metadata": operation.metadata, "node": operation.node_id, "limits": vector(verdict), "trace": operation.trace_id,
-            "burst": verdict.burst, "place": place, "wanted": attempt.backend,
-        })  # fmt: skip
+        self.writes.sessions.append((
+            attempt.session_id, attempt.tenant_id, attempt.user, state, verdict.reason or "", verdict.backend_id,
+            verdict.pipeline or attempt.pipeline, attempt.transport, _json(operation.metadata), operation.node_id, vector(verdict),
+            operation.trace_id, verdict.burst, place, attempt.backend,
+        ))  # fmt: skip
         if verdict.backend_id is not None:
             self.slot(attempt.tenant_id, verdict.backend_id, 1)
         elif place is not None:
@@ -135,72 +136,78 @@ class Book:
     def leave(self, waiting: Waiting) -> None:
         """Take a place away."""
         waiting.over = True
-        self.writes.left.append(waiting.attempt.session_id)
+        self.writes.left.append((waiting.attempt.session_id,))
         self.queue(waiting.attempt.tenant_id, -1)
 
     def quit(self, waiting: Waiting, new: State, reason: str, detail: str) -> None:
         """Change the record of a session that waited to its end."""
-        self.writes.changes.append({
-            "id": waiting.attempt.session_id, "old": State.QUEUED, "new": new, "reason": reason, "detail": detail, "node": waiting.node_id,
-            "backend": None, "pipeline": "", "activated": False, "over": True,
-        })  # fmt: skip
+        self.writes.changes.append(
+            (waiting.attempt.session_id, State.QUEUED, new, reason, detail, waiting.node_id, None, "", False, True, False)
+        )
 
     def promote(self, waiting: Waiting, verdict: Verdict, backend_id: int, waited_ms: int) -> None:
         """Give a slot to a session that waited."""
         attempt, node = waiting.attempt, waiting.node_id
         self.leave(waiting)
-        self.writes.promoted.append({
-            "id": attempt.session_id, "tenant": attempt.tenant_id, "user": attempt.user, "backend": backend_id,
-            "pipeline": verdict.pipeline, "limits": vector(verdict), "burst": verdict.burst, "node": node,
-            "generation": waiting.generation, "floor": waiting.floor,
-        })  # fmt: skip
+        self.writes.promoted.append((
+            attempt.session_id, attempt.tenant_id, attempt.user, backend_id, verdict.pipeline, vector(verdict), verdict.burst, node,
+            waiting.generation, waiting.floor,
+        ))  # fmt: skip
         self.event(attempt, State.QUEUED, State.STARTING, "", node, backend_id, detail={"waited_ms": waited_ms})
         self.slot(attempt.tenant_id, backend_id, 1)
 
-    # --- the end -----------------------------------------------------------------------------------------------------------
+    # --- the end ---------------------------------------------------------------------------------------------------------
+    def page(self) -> Writes:
+        """Take out what nothing that comes behind it in the batch can change: what began, what is over, what happened."""
+        over = [each for each in self._changed.values() if each.over]
+        for held in over:
+            del self._changed[held.session_id]
+            self._touched.pop(held.session_id, None)
+        page, self.writes = self.writes, Writes()
+        page.changes += map(_change, over)
+        return page
+
     def close(self, counters: set[tuple[str, int]]) -> None:
         """Fill ``writes`` from what was noted; ``counters`` are those that have a row."""
         writes = self.writes
-        for held in self._changed.values():
-            writes.changes.append({
-                "id": held.session_id, "old": held.loaded, "new": held.state, "reason": held.reason, "detail": held.detail,
-                "node": held.node_id, "backend": held.backend_id, "pipeline": held.pipeline, "activated": held.activated, "over": held.over,
-                "freed": held.over,
-            })  # fmt: skip
+        writes.changes += map(_change, self._changed.values())
         for held in (self._changed | self._touched).values():
             if not held.over:
-                writes.slot_changes.append({
-                    "id": held.session_id, "old": held.loaded, "new": held.state, "node": held.node_id, "backend": held.backend_id,
-                    "lease": held.lease_until, "dropped": held.dropped_at, "generation": held.generation, "floor": held.floor,
-                    "stale": held.stale_uses,
-                })  # fmt: skip
+                writes.slot_changes.append((
+                    held.session_id, held.loaded, held.state, held.node_id, held.backend_id, held.lease_until, held.dropped_at,
+                    held.generation, held.floor, held.stale_uses,
+                ))  # fmt: skip
         for waiting in self._moved.values():
             if not waiting.over:
-                writes.waiter_changes.append({
-                    "id": waiting.attempt.session_id, "node": waiting.node_id, "absent": waiting.absent_until,
-                    "generation": waiting.generation, "floor": waiting.floor,
-                })  # fmt: skip
-        writes.attempts = [
-            {"tenant": tenant, "reason": reason, "count": count} for (tenant, reason), count in sorted(self._refused.items())
-        ]
+                writes.waiter_changes.append(
+                    (waiting.attempt.session_id, waiting.node_id, waiting.absent_until, waiting.generation, waiting.floor)
+                )
+        writes.attempts = [(tenant, reason, count) for (tenant, reason), count in sorted(self._refused.items())]
         # In one order everywhere: two transactions that take the same rows in different orders deadlock.
-        writes.rates.sort(key=lambda row: (row["tenant"], row["user"]))
+        writes.rates.sort(key=lambda row: row[:2])
         keys = sorted(key for key in {*self._active, *self._queued} if self._active[key] or self._queued[key])
-        writes.counters = [
-            {"scope": key[0], "ref": key[1], "change": self._active[key], "waiting": self._queued[key], "new": key not in counters}
-            for key in keys
-        ]
+        writes.counters = [(*key, self._active[key], self._queued[key], key not in counters) for key in keys]
 
 
-def vector(verdict: Verdict) -> list[Row]:
-    """Return a verdict's limits as they are stored; what is nothing special is left out."""
-    return [_entry(each) for each in verdict.limits]
+def _change(held: Held) -> Row:
+    return (
+        held.session_id, held.loaded, held.state, held.reason, held.detail, held.node_id, held.backend_id, held.pipeline, held.activated,
+        held.over, held.over,
+    )  # fmt: skip
 
 
-def _entry(limit: Limit) -> Row:
-    entry: Row = {"scope": limit.scope, "used": limit.used, "limit": limit.limit}
-    if limit.reserved:
-        entry["reserved"] = limit.reserved
-    if limit.burst:
-        entry["burst"] = limit.burst
-    return entry
+def vector(verdict: Verdict) -> str:
+    """Return a verdict's limits as JSON."""
+    return f"[{', '.join([_entry(each) for each in verdict.limits])}]"
+
+
+def _entry(limit: Limit) -> str:
+    scope, used, most, reserved, burst = limit
+    more = f', "reserved": {reserved}' if reserved else ""
+    if burst:
+        more += f', "burst": {burst}'
+    return f'{_ENTRIES[scope]}{used}, "limit": {"null" if most is None else most}{more}}}'
+
+
+def _json(value: Mapping[str, Any] | None) -> str:
+    return encode(value) if value else "{}"

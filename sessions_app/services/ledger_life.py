@@ -12,7 +12,7 @@ from sessions_app.domain import states
 from sessions_app.domain.operations import Activate, Adopt, Confirm, End, Joined, Left, Resume, Resumed, Step, Suspend
 from sessions_app.domain.states import Reason, State
 from sessions_app.selectors.world import Waiting
-from sessions_app.services.ledger_book import Book, Row
+from sessions_app.services.ledger_book import Book, Detail
 from sessions_app.services.ledger_world import Held, Known, Loaded
 
 MAX_STALE_RECORDED: Final = 5  # old resume tokens that a session's history tells of; more are only refused
@@ -111,7 +111,7 @@ class Life:
         detail = {"gap_ms": round(gap.total_seconds() * 1000)} if gap is not None else None
         return self._turn_active(held, held.node_id, detail=detail)
 
-    def _turn_active(self, held: Held, node_id: UUID | None, *, detail: Row | None = None) -> bool:
+    def _turn_active(self, held: Held, node_id: UUID | None, *, detail: Detail | None = None) -> bool:
         held.node_id, held.lease_until, held.expired, held.dropped_at, held.activated = node_id, None, False, None, True
         self._book.record(held, State.ACTIVE, "", detail=detail)
         return True
@@ -236,5 +236,5 @@ def _is_good(who: Held | Waiting, shown: int) -> bool:
     return who.floor <= shown <= who.generation < MAX_CONNECTIONS
 
 
-def _text(operation: End) -> Row:
+def _text(operation: End) -> Detail:
     return {"text": operation.detail} if operation.detail else {}

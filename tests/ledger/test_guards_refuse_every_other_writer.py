@@ -135,7 +135,7 @@ def test_events_cannot_be_changed_even_with_the_ledgers_mark(session: Session, s
 
 def test_the_mark_ends_with_the_ledgers_transaction(session: Session, ledger: Ledger) -> None:
     with pytest.raises(psycopg.Error) as refused:
-        ledger._connection.execute("UPDATE sessions_app_slot SET state = 'active'")
+        ledger._wire._connection.execute("UPDATE sessions_app_slot SET state = 'active'")
     assert refused.value.sqlstate == REFUSED
 
 

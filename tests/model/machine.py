@@ -96,7 +96,7 @@ class Machine(RuleBasedStateMachine):
         try:
             watched.check_events(self.sql)
         finally:
-            self.ledger._connection.close()
+            self.ledger._wire._connection.close()
             self.sql.close()
             empty_database()
 
