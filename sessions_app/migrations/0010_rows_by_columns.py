@@ -1,6 +1,12 @@
-"""A batch is written by columns: rows come as arrays, one for each column, since JSON took PostgreSQL twice as long to read.
+"""A batch costs less: rows come and go as arrays, an end is one statement, and fewer indexes are written.
 
-Nothing was ever looked up by ``attempted_at``: history is read in the order of ids, which are of the same time.
+Rows to be written are arrays by column, since JSON took PostgreSQL twice as long to read, and what a batch asks for are plain arguments. The
+end of a session changes its record, frees its slot and appends its event in one statement. A session's record has room for one more version
+of itself on its page even where a whole page ends at once, so that no end writes an index. Events are found by session and by sequence number;
+nothing looks for one by its id alone. Nothing was ever looked up by ``attempted_at``: history is read in the order of ids, which are of the
+same time.
+
+The functions of 0007 that these replace have other arguments, and stay for processes that still call them while they are being replaced.
 """
 
 from django.db import migrations
@@ -8,13 +14,131 @@ from django.db import migrations
 # See 0007.
 PLANS = "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off"
 
+OPEN = f"""
+-- Limits in force, counters, health, reservations and rates, for these tenants and their users; with or without locks. An empty user's rate is
+-- its tenant's own.
+CREATE FUNCTION voice_world(at timestamptz, probe_stale_s float8, tenants bigint[], user_tenants bigint[], users text[])
+RETURNS json LANGUAGE plpgsql AS $$
+DECLARE
+    asking json;
+    kept json;
+BEGIN
+    -- What is not there is not looked for: a statement costs more to begin than to run.
+    IF cardinality(users) > 0 THEN
+        asking := (SELECT json_agg(json_build_array(a.tenant_id, a.name, live.count, r.tokens, extract(epoch FROM r.at)::float8))
+            FROM unnest(user_tenants, users) AS a(tenant_id, name)
+            CROSS JOIN LATERAL (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = a.tenant_id AND s."user" = a.name) AS live
+            LEFT JOIN sessions_app_ratebucket r ON r.tenant_id = a.tenant_id AND r."user" = a.name
+            WHERE live.count > 0 OR r.tenant_id IS NOT NULL);
+    END IF;
+    -- The slots of a tenant on the backend where it reserved some; whoever holds that backend's lock sees them stand still.
+    IF EXISTS (SELECT FROM tenants_quota WHERE reserved > 0) THEN
+        kept := (SELECT json_agg(json_build_array(q.tenant_id, place.id, q.reserved,
+                (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = q.tenant_id AND s.backend_id = place.id)))
+            FROM tenants_quota q CROSS JOIN LATERAL (SELECT voice_reserved_on(q.tenant_id, q.reserved_backend) AS id) AS place
+            WHERE q.reserved > 0 AND place.id IS NOT NULL);
+    END IF;
+    RETURN json_build_object(
+        'tenants', (SELECT json_agg(json_build_array(t.id, t.status, q.max_concurrent_sessions, q.max_sessions_per_user, q.max_duration_s,
+                q.idle_timeout_s, q.grace_s, coalesce(c.active, 0), c.id IS NOT NULL,
+                ARRAY(SELECT backend_id FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id), q.burst, q.sessions_per_minute,
+                q.user_sessions_per_minute, q.priority, q.weight, q.max_queue_length, q.max_queue_wait_s, coalesce(c.queued, 0),
+                (SELECT json_object_agg(o.field, o.change) FROM (
+                    SELECT o.field, sum(o.change) AS change FROM tenants_override o
+                    WHERE o.tenant_id = t.id AND o.ends_at > at AND o.starts_at <= at GROUP BY o.field) AS o)))
+            FROM unnest(tenants) AS wanted(id) JOIN tenants_tenant t USING (id) JOIN tenants_quota q ON q.tenant_id = t.id
+            LEFT JOIN sessions_app_capacity c ON c.scope = 'tenant' AND c.ref = t.id),
+        'backends', (SELECT json_agg(json_build_array(b.id, b.name, b.provider, b.cap, b.weight, b.enabled, b.draining, b.pipelines,
+                b.transports, coalesce(c.active, 0), c.id IS NOT NULL,
+                coalesce(h.status = 'healthy' AND h.last_probe_at > clock_timestamp() - make_interval(secs => probe_stale_s), false),
+                b.burst_below))
+            FROM sessions_app_backend b LEFT JOIN sessions_app_backendhealth h ON h.backend_id = b.id
+            LEFT JOIN sessions_app_capacity c ON c.scope = 'backend' AND c.ref = b.id),
+        'platform', json_build_array((SELECT max_concurrent_sessions FROM sessions_app_platform),
+            (SELECT coalesce(sum(active), 0) FROM sessions_app_capacity WHERE scope = 'backend')),
+        'asking', asking, 'reservations', kept);
+END $$;
+
+-- The first round trip of a batch. Of slots, ``whole`` is whether more is wanted than what an end needs.
+CREATE FUNCTION voice_open(tenants bigint[], sessions uuid[], known uuid[], resumed uuid[], user_tenants bigint[], users text[], promote boolean,
+                           queues integer, waiters integer, capped boolean, whole boolean, probe_stale_s float8)
+RETURNS json LANGUAGE plpgsql {PLANS} AS $$
+DECLARE
+    taken record;
+    found json;
+    slots json;
+    leases json;
+    own json;
+    first json;
+BEGIN
+    taken := voice_lock(tenants, sessions, promote, queues, capped);
+    -- By columns: a list is made faster of values of one type.
+    IF EXISTS (SELECT FROM unnest(known) AS asked(id) JOIN sessions_app_session USING (id)) THEN
+        found := (SELECT json_build_array(array_agg(s.id), array_agg(s.state), array_agg(s.node_id), array_agg(s.pipeline),
+                array_agg(s.tenant_id), array_agg(s."user"), array_agg(s.backend_id), array_agg(s.transport), array_agg(s.active_at),
+                array_agg(CASE WHEN s.id = ANY(resumed) THEN s.metadata END))
+            FROM unnest(known) AS asked(id) JOIN sessions_app_session s USING (id));
+    END IF;
+    IF whole THEN
+        SELECT json_build_array(array_agg(s.session_id), array_agg(s.tenant_id), array_agg(s.backend_id), array_agg(s."user"),
+                array_agg(s.state), array_agg(s.node_id)),
+            json_build_array(array_agg(s.lease_until), array_agg(coalesce(s.lease_until < taken.at, false)), array_agg(s.generation),
+                array_agg(s.resume_floor), array_agg(s.stale_uses), array_agg(s.dropped_at))
+            INTO slots, leases FROM unnest(sessions) AS asked(id) JOIN sessions_app_slot s ON s.session_id = asked.id;
+    ELSIF found IS NOT NULL OR cardinality(sessions) > cardinality(known) THEN
+        slots := (SELECT json_build_array(array_agg(s.session_id), array_agg(s.tenant_id), array_agg(s.backend_id), array_agg(s."user"),
+                array_agg(s.state), array_agg(s.node_id))
+            FROM unnest(sessions) AS asked(id) JOIN sessions_app_slot s ON s.session_id = asked.id);
+    END IF;
+    IF EXISTS (SELECT FROM sessions_app_capacity c WHERE c.scope = 'tenant' AND c.queued > 0) THEN
+        own := (SELECT json_agg(voice_waiter(w, q.max_sessions_per_user))
+            FROM unnest(sessions) AS asked(id) JOIN sessions_app_waiter w ON w.session_id = asked.id
+            JOIN tenants_quota q ON q.tenant_id = w.tenant_id);
+        IF promote THEN
+            first := voice_first_waiters(taken.asking, sessions, waiters);
+        END IF;
+    END IF;
+    RETURN json_build_object('seq', taken.seq, 'now', taken.at, 'locked', taken.locked, 'usable', taken.backends, 'known', found,
+        'slots', slots, 'leases', leases, 'own', own, 'first', first,
+        'world', voice_world(taken.at, probe_stale_s, taken.locked, user_tenants, users));
+END $$;
+"""
+
 WRITE = f"""
-DROP FUNCTION voice_write(timestamptz, bigint, json, json, json, json, json, json, json, json, json, json);
+-- The end of sessions that hold a slot, in the columns of their rows.
+CREATE FUNCTION voice_end(seq bigint, at timestamptz, ended text[]) RETURNS void LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    now constant timestamptz := at;
+    number constant bigint := seq;
+    ids constant uuid[] := ended[1];
+    done bigint;
+    freed bigint;
+BEGIN
+    IF ids IS NULL THEN
+        RETURN;
+    END IF;
+    WITH v AS MATERIALIZED (
+        SELECT * FROM unnest(ids, ended[2]::text[], ended[3]::text[], ended[4]::text[], ended[5]::text[], ended[6]::text[], ended[7]::uuid[],
+            ended[8]::text[], ended[9]::jsonb[], ended[10]::bigint[], ended[11]::bigint[], ended[12]::text[], ended[13]::boolean[])
+        AS r(id, loaded, old, new, reason, detail, node, actor, told, tenant, backend, pipeline, activated)),
+    recorded AS (
+        UPDATE sessions_app_session s SET state = v.new, reason = v.reason, detail = v.detail, node_id = v.node, backend_id = v.backend,
+            pipeline = coalesce(nullif(v.pipeline, ''), s.pipeline), ended_at = now,
+            active_at = CASE WHEN v.activated THEN coalesce(s.active_at, now) ELSE s.active_at END
+        FROM v WHERE s.id = v.id AND s.state = v.loaded RETURNING 1),
+    slots AS (DELETE FROM sessions_app_slot s USING v WHERE s.session_id = v.id RETURNING 1),
+    told AS (
+        INSERT INTO sessions_app_sessionevent (session_id, old, new, reason, node_id, actor, detail, tenant_id, backend_id, seq, at)
+        SELECT id, old, new, reason, node, actor, coalesce(told, '{{}}'), tenant, backend, number, now FROM v)
+    SELECT (SELECT count(*) FROM recorded), (SELECT count(*) FROM slots) INTO done, freed;
+    PERFORM voice_expect(least(done, freed), cardinality(ids));
+END $$;
 
 -- Rows for the second round trip of a batch: of each kind null, or an array with one array, as text, for each column. A compare-and-set
--- that misses a row raises.
-CREATE FUNCTION voice_write(at timestamptz, seq bigint, sessions text[], promoted text[], waiters_left text[], changes text[],
-                            slot_changes text[], waiter_changes text[], events text[], rates text[], attempts text[], counters text[])
+-- that misses a row raises. What a batch frees comes before what it gives, but for those of whom it has other events before their end.
+CREATE FUNCTION voice_write(at timestamptz, seq bigint, ended text[], sessions text[], promoted text[], waiters_left text[], changes text[],
+                            slot_changes text[], waiter_changes text[], events text[], ended_late text[], rates text[], attempts text[], counters text[])
 RETURNS void LANGUAGE plpgsql {PLANS} AS $$
 #variable_conflict use_column
 DECLARE
@@ -22,16 +146,17 @@ DECLARE
     now constant timestamptz := at;
     number constant bigint := seq;
     ids uuid[];
-    freed uuid[];
 BEGIN
+    PERFORM voice_end(number, now, ended);
     IF sessions IS NOT NULL THEN
         -- A new record comes with its first event, and with the slot or the place that it got. Why it waits is told by the event alone:
         -- a reason in the record is why it came to its state, or its end.
         WITH v AS MATERIALIZED (
             SELECT * FROM unnest(sessions[1]::uuid[], sessions[2]::bigint[], sessions[3]::text[], sessions[4]::text[], sessions[5]::text[],
                 sessions[6]::bigint[], sessions[7]::text[], sessions[8]::text[], sessions[9]::jsonb[], sessions[10]::uuid[],
-                sessions[11]::jsonb[], sessions[12]::text[], sessions[13]::boolean[], sessions[14]::bigint[], sessions[15]::text[])
-            AS r(id, tenant, "user", state, reason, backend, pipeline, transport, metadata, node, limits, trace, burst, place, wanted)),
+                sessions[11]::jsonb[], sessions[12]::text[], sessions[13]::boolean[], sessions[14]::bigint[], sessions[15]::text[],
+                sessions[16]::jsonb[])
+            AS r(id, tenant, "user", state, reason, backend, pipeline, transport, metadata, node, limits, trace, burst, place, wanted, told)),
         recorded AS (
             INSERT INTO sessions_app_session (id, tenant_id, "user", state, reason, detail, backend_id, pipeline, transport, metadata, node_id,
                 limits, burst, attempted_at, queued_at, started_at, ended_at, trace_id)
@@ -45,7 +170,7 @@ BEGIN
             INSERT INTO sessions_app_waiter (session_id, tenant_id, "user", pipeline, transport, backend_name, node_id, place, since)
             SELECT id, tenant, "user", pipeline, transport, wanted, node, place, now FROM v WHERE state = 'queued')
         INSERT INTO sessions_app_sessionevent (session_id, old, new, reason, node_id, actor, detail, tenant_id, backend_id, seq, at)
-        SELECT id, '', state, reason, node, '', '{{}}', tenant, backend, number, now FROM v;
+        SELECT id, '', state, reason, node, '', coalesce(told, '{{}}'), tenant, backend, number, now FROM v;
     END IF;
     IF promoted IS NOT NULL THEN
         ids := promoted[1];
@@ -73,12 +198,6 @@ BEGIN
         WHERE s.id = v.id AND s.state = v.old;
         GET DIAGNOSTICS done = ROW_COUNT;
         PERFORM voice_expect(done, cardinality(ids));
-        freed := ARRAY(SELECT id FROM unnest(ids, changes[11]::boolean[]) AS v(id, freed) WHERE freed);
-        IF cardinality(freed) > 0 THEN
-            DELETE FROM sessions_app_slot WHERE session_id = ANY(freed);
-            GET DIAGNOSTICS done = ROW_COUNT;
-            PERFORM voice_expect(done, cardinality(freed));
-        END IF;
     END IF;
     IF slot_changes IS NOT NULL THEN
         ids := slot_changes[1];
@@ -113,6 +232,7 @@ BEGIN
         FROM unnest(events[1]::uuid[], events[2]::text[], events[3]::text[], events[4]::text[], events[5]::uuid[], events[6]::text[],
             events[7]::jsonb[], events[8]::bigint[], events[9]::bigint[]) AS v(id, old, new, reason, node, actor, detail, tenant, backend);
     END IF;
+    PERFORM voice_end(number, now, ended_late);
     IF rates IS NOT NULL THEN
         INSERT INTO sessions_app_ratebucket (tenant_id, "user", tokens, at)
         SELECT tenant, "user", tokens, to_timestamp("time")
@@ -142,9 +262,22 @@ BEGIN
 END $$;
 """
 
+STORAGE = """
+ALTER TABLE sessions_app_session SET (fillfactor = 50);
+ALTER TABLE sessions_app_sessionevent DROP CONSTRAINT sessions_app_sessionevent_pkey, ADD PRIMARY KEY (session_id, id);
+"""
+UNDO_STORAGE = """
+ALTER TABLE sessions_app_session SET (fillfactor = 70);
+ALTER TABLE sessions_app_sessionevent DROP CONSTRAINT sessions_app_sessionevent_pkey, ADD PRIMARY KEY (id);
+"""
+
+
 class Migration(migrations.Migration):
     dependencies = [("sessions_app", "0009_the_queue_by_backend")]
     operations = [
         migrations.RemoveIndex(model_name="session", name="history_by_time"),
+        migrations.RemoveIndex(model_name="sessionevent", name="timeline_of_a_session"),
+        migrations.RunSQL(OPEN, migrations.RunSQL.noop),
         migrations.RunSQL(WRITE, migrations.RunSQL.noop),
+        migrations.RunSQL(STORAGE, UNDO_STORAGE),
     ]

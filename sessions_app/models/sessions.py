@@ -91,10 +91,8 @@ class SessionEvent(models.Model):
 
     class Meta:
         ordering = ["id"]
-        indexes = [
-            models.Index(fields=["session", "id"], name="timeline_of_a_session"),
-            models.Index(fields=["seq"], name="history_in_order"),
-        ]
+        # In the database its primary key is (session, id): nothing looks for an event by its id alone.
+        indexes = [models.Index(fields=["seq"], name="history_in_order")]
 
     def __str__(self) -> str:
         return f"{self.old} to {self.new}" if self.old else self.new

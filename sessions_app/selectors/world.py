@@ -19,7 +19,7 @@ from sessions_app.domain.queueing import Waiter
 from sessions_app.domain.rates import Bucket, RateKey
 from sessions_app.domain.reservations import Reservations
 
-_WORLD: Final = "SELECT voice_world(%s::bigint[], %s::bigint[], %s::text[], %s, %s)::text"
+_WORLD: Final = "SELECT voice_world(%s, %s, %s::bigint[], %s::bigint[], %s::text[])::text"
 WAITER_COLUMNS: Final = """w.session_id, w.tenant_id, w."user", w.pipeline, w.transport, w.backend_name, w.node_id, w.since, w.place,
        w.absent_until, w.generation, w.resume_floor"""
 # The first of each tenant, with the number of its user's sessions where that matters.
@@ -42,8 +42,7 @@ class Rows(msgspec.Struct):
     tenants: list[list[Any]] | None
     backends: list[list[Any]] | None
     platform: tuple[int | None, int]
-    users: list[tuple[int, str, int]] | None
-    rates: list[tuple[int, str, float, float]] | None
+    asking: list[tuple[int, str, int, float | None, float | None]] | None
     reservations: list[tuple[int, int, int, int]] | None
 
 
@@ -109,9 +108,13 @@ def scene(rows: Rows, *, now: datetime, usable: set[int] | None = None) -> Scene
         platform_used=rows.platform[1],
         backends=views,
         tenants={row[0]: _tenant(row, every) for row in tenants},
-        user_used={(row[0], row[1]): row[2] for row in rows.users or ()},
+        user_used={(tenant_id, user): used for tenant_id, user, used, _, _ in rows.asking or () if used},
         now=now.timestamp(),
-        rates={_rate_key(row[0], row[1]): Bucket(row[2], row[3]) for row in rows.rates or ()},
+        rates={
+            _rate_key(tenant_id, user): Bucket(tokens, at)
+            for tenant_id, user, _, tokens, at in rows.asking or ()
+            if tokens is not None and at is not None
+        },
     )
     return Scene(
         world=world,
@@ -134,8 +137,15 @@ def read(
         user_tenants: With ``users`` in pairs: whose use and rates are wanted.
         users: See above.
     """
-    cursor.execute(_WORLD, (list(tenants), list(user_tenants), list(users), now, stale_s))
+    cursor.execute(_WORLD, (now, stale_s, list(tenants), *asking(zip(user_tenants, users, strict=True))))
     return scene(_DECODER.decode(cursor.fetchall()[0][0]), now=now)
+
+
+def asking(pairs: Iterable[tuple[int, str]]) -> tuple[list[int], list[str]]:
+    """Return what ``voice_world`` is asked of these users of these tenants: what they have, and what the tenants have for all of theirs."""
+    wanted = set(pairs)
+    wanted |= {(tenant_id, "") for tenant_id, _ in wanted}
+    return [tenant_id for tenant_id, _ in wanted], [user for _, user in wanted]
 
 
 def waiting(row: Sequence[Any], now: datetime) -> Waiting:

@@ -7,12 +7,11 @@ session holds its tenant's lock, so nothing that is read here changes before the
 Refuses: the network; a batch above ``MAX_BATCH``. Two pipelined round trips: lock and load, then write and commit. Every operation may be
 sent again after a lost connection: its ids make it harmless.
 
-Of a large batch, what is decided is written while the rest is being decided, and its commit does not wait for the disk with the locks
-held: the next batch goes on from it, and may be on disk only together with it. Nobody has an answer before that of his own batch is.
+A large batch does not wait for the disk with the locks held: the next one goes on from it, and may be on disk only together with it. Nobody
+has an answer before all that it follows from is on disk.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -22,7 +21,6 @@ from sessions_app.domain.operations import Operation, Promoted, Result
 from sessions_app.services import ledger_sql as sql
 from sessions_app.services import ledger_world
 from sessions_app.services.ledger_batch import Batch, Floods
-from sessions_app.services.ledger_book import Writes
 from sessions_app.services.ledger_wire import Wire
 from sessions_app.services.ledger_world import Loaded
 
@@ -70,9 +68,8 @@ class Ledger:
         batch, self.promoted = Batch(operations, self._floods), []
         try:
             loaded = self._load_under_every_lock(batch)
-            results = batch.decide(loaded, partial(self._write_ahead, loaded) if _is_large(batch) else None)
-            self._write(batch.writes, loaded)
-            self._commit(batch)
+            results = batch.decide(loaded)
+            self._write(batch, loaded)
         except BaseException:
             self._wire.reset()
             raise
@@ -92,19 +89,6 @@ class Ledger:
         raise psycopg.errors.SerializationFailure("limits or slots changed again at every look")
 
     def _load(self, batch: Batch) -> Loaded:
-        who = {
-            "tenants": batch.tenant_ids,
-            "sessions": batch.session_ids,
-            "known": batch.known_ids,
-            "resumed": batch.resumed_ids,
-            "users": batch.users,
-            "user_tenants": batch.user_tenants,
-            "promote": batch.promotes,
-            "queues": batch.queues,
-            "waiters": batch.waiters,
-            "capped": self._platform_capped,
-            "probe_stale_s": settings.VOICE_PROBE_STALE_S,
-        }
         self._wire.say("BEGIN")
         self._wire.say(
             "voice_settings_of_many" if _is_large(batch) else "voice_settings",
@@ -112,23 +96,28 @@ class Ledger:
             str(STATEMENT_TIMEOUT_MS),
             str(IDLE_TIMEOUT_MS),
         )
-        self._wire.say("voice_open", sql.encode(who))
+        self._wire.say(
+            "voice_open",
+            *map(sql.array, (batch.tenant_ids, batch.session_ids, batch.known_ids, batch.resumed_ids, batch.user_tenants, batch.users)),
+            str(batch.promotes),
+            str(batch.queues),
+            str(batch.waiters),
+            str(self._platform_capped),
+            str(batch.needs_leases),
+            str(settings.VOICE_PROBE_STALE_S),
+        )
         answer = self._wire.answers()[-1].get_value(0, 0)
         assert answer is not None
         return ledger_world.loaded(sql.opened(answer), waiters=batch.waiters)
 
-    def _write_ahead(self, loaded: Loaded, writes: Writes) -> None:
-        self._write(writes, loaded)
-        self._wire.send()
-
-    def _write(self, writes: Writes, loaded: Loaded) -> None:
-        lists = [sql.columns(getattr(writes, name)) for name in sql.LISTS]
-        if any(lists):
+    def _write(self, batch: Batch, loaded: Loaded) -> None:
+        lists = [sql.columns(getattr(batch.writes, name)) for name in sql.LISTS]
+        writes = any(lists)
+        if writes:
             self._wire.say("voice_write", loaded.now.isoformat(), str(loaded.seq), *lists)
-
-    def _commit(self, batch: Batch) -> None:
         self._wire.say("COMMIT")
-        if _is_large(batch):
+        # One that wrote nothing waits for no disk by itself, and what it tells of may be another's that is not there yet.
+        if _is_large(batch) or not (writes or batch.only_promotes):
             self._wire.say("voice_durable")
         self._wire.answers()
 

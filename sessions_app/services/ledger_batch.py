@@ -5,7 +5,7 @@ to whom it belongs; what these free in their turn goes to who waits then. Pure: 
 out of the time that the locks are held.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import count
 from typing import Final
 from uuid import UUID
@@ -33,6 +33,7 @@ from sessions_app.domain.operations import (
 )
 from sessions_app.domain.queueing import Waiter
 from sessions_app.domain.states import Reason, State
+from sessions_app.selectors import world
 from sessions_app.selectors.world import Waiting
 from sessions_app.services.ledger_book import Book, Writes
 from sessions_app.services.ledger_life import Life
@@ -42,7 +43,6 @@ FIRST_WAITERS: Final = 64  # of one tenant's queue that a batch looks at, beside
 QUEUES: Final = 32  # tenants whose waiters a batch looks at
 ALL_WAITERS, ALL_QUEUES = 2_000, 256  # where promotion is all that it does
 MAX_FLOODS: Final = 10_000
-PAGE: Final = 32  # rows that are worth to be written by themselves
 _NO_TENANT: Final = Verdict(Reason.AUTHENTICATION_FAILED, ())
 
 
@@ -75,11 +75,14 @@ class Batch:
         self.session_ids = [_session_id(each) for each in operations if not isinstance(each, Promote)]
         self.resumed_ids = [each.session_id for each in operations if isinstance(each, Resume)]
         self.known_ids = [each.attempt.session_id for each in asking] + self.resumed_ids
-        pairs = {(each.attempt.tenant_id, each.attempt.user) for each in asking}
-        self.user_tenants, self.users = [tenant for tenant, _ in pairs], [user for _, user in pairs]
-        alone = all(isinstance(each, Promote) for each in operations)
-        ends = sum(isinstance(each, End) for each in operations)
-        self.waiters, self.queues = (ALL_WAITERS, ALL_QUEUES) if alone else (FIRST_WAITERS + ends, QUEUES)
+        self.user_tenants, self.users = world.asking((each.attempt.tenant_id, each.attempt.user) for each in asking)
+        ends = [each for each in operations if isinstance(each, End)]
+        self.only_promotes = all(isinstance(each, Promote) for each in operations)
+        self.waiters, self.queues = (ALL_WAITERS, ALL_QUEUES) if self.only_promotes else (FIRST_WAITERS + len(ends), QUEUES)
+        # Who begins or ends writes nothing of a slot that goes on, and need not know all of it.
+        self.needs_leases = any(each.expired_only for each in ends) or any(
+            not isinstance(each, Admit | End | Promote) for each in operations
+        )
         # What only tells of a connection frees nothing and asks for nothing.
         self.promotes = not all(isinstance(each, Activate | Joined | Left | Confirm | Resume) for each in operations)
         self.promoted: list[Promoted] = []
@@ -92,11 +95,8 @@ class Batch:
         """What is to be written, once it is decided."""
         return self._book.writes
 
-    def decide(self, loaded: Loaded, write_ahead: Callable[[Writes], None] | None = None) -> list[Result]:
-        """Decide every operation, fill ``writes``, and return the results in the order of the operations.
-
-        Where ``write_ahead`` is given it gets, page by page, what can be written already.
-        """
+    def decide(self, loaded: Loaded) -> list[Result]:
+        """Decide every operation, fill ``writes``, and return the results in the order of the operations."""
         self._loaded, self._world = loaded, loaded.scene.world
         life = Life(loaded, self._book)
         results: dict[int, Result] = {}
@@ -106,8 +106,6 @@ class Batch:
             if not isinstance(operation, Admit | Move | Promote) and operation.session_id not in asking:
                 results[index] = _live_on(life, operation)
         self._let_waiters_in(life)
-        if write_ahead is not None and len(self.writes.events) >= PAGE:
-            write_ahead(self._book.page())
         late = False
         for index, operation in enumerate(self.operations):
             if isinstance(operation, Move):
@@ -115,8 +113,6 @@ class Batch:
                 late |= moved.verdict.admitted
             elif isinstance(operation, Admit):
                 results[index] = self._admit(operation)
-                if write_ahead is not None and len(self.writes.sessions) >= PAGE:
-                    write_ahead(self._book.page())
             elif isinstance(operation, Promote):
                 results[index] = bool(self.promoted)
             elif index not in results:
@@ -146,8 +142,8 @@ class Batch:
         self._book.promote(waiting, verdict, backend.id, waited_ms)
         # What comes behind it in this batch finds its slot.
         self._loaded.held[attempt.session_id] = Held(
-            attempt.session_id, attempt.tenant_id, backend.id, attempt.user, State.STARTING, node_id, None, False, State.STARTING,
-            waiting.generation, waiting.floor,
+            attempt.session_id, attempt.tenant_id, backend.id, attempt.user, State.STARTING, node_id, State.STARTING,
+            generation=waiting.generation, floor=waiting.floor, told=True,
         )  # fmt: skip
         self._note_place(attempt, backend, verdict)
         answer = self._answer(attempt, verdict, State.STARTING, node_id, backend, verdict.pipeline)
@@ -173,7 +169,7 @@ class Batch:
         self._book.begin(operation, verdict, state, place)
         if backend is not None:
             loaded.held[attempt.session_id] = Held(
-                attempt.session_id, attempt.tenant_id, backend.id, attempt.user, state, operation.node_id, None, False, loaded=state
+                attempt.session_id, attempt.tenant_id, backend.id, attempt.user, state, operation.node_id, state, told=True
             )
         elif place is not None:
             waiter = Waiter(attempt, loaded.now.timestamp(), place)

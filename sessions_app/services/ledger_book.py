@@ -28,9 +28,11 @@ _ENTRIES: Final = {scope: f'{{"scope": "{scope.value}", "used": ' for scope in S
 class Writes:
     """Rows for the second round trip, in the columns of ``voice_write``; what is JSON there is text here.
 
-    Of a new session ``sessions`` tells all: its record, its first event, and the slot or the place that it got.
+    Of a new session ``sessions`` tells all: its record, its first event, and the slot or the place that it got. So do ``ended`` and, where
+    the batch has other events of it, ``ended_late`` of the end of one that held a slot.
     """
 
+    ended: list[Row] = field(default_factory=list)
     sessions: list[Row] = field(default_factory=list)
     promoted: list[Row] = field(default_factory=list)
     left: list[Row] = field(default_factory=list)
@@ -38,6 +40,7 @@ class Writes:
     slot_changes: list[Row] = field(default_factory=list)
     waiter_changes: list[Row] = field(default_factory=list)
     events: list[Row] = field(default_factory=list)
+    ended_late: list[Row] = field(default_factory=list)
     rates: list[Row] = field(default_factory=list)
     attempts: list[Row] = field(default_factory=list)
     counters: list[Row] = field(default_factory=list)
@@ -106,22 +109,35 @@ class Book:
 
     def append(self, held: Held, new: State, reason: str, *, actor: str = "", detail: Detail | None = None) -> None:
         """Note an event of a session that holds a slot."""
+        held.told = True
         self.writes.events.append(
             (held.session_id, held.state, new, reason, held.node_id, actor[:150], _json(detail), held.tenant_id, held.backend_id)
         )
+
+    def end(self, held: Held, new: State, reason: str, text: str, *, actor: str, detail: Detail | None) -> None:
+        """End a session that holds a slot, and give the slot back."""
+        ended = self.writes.ended_late if held.told else self.writes.ended
+        ended.append((
+            held.session_id, held.loaded, held.state, new, reason, text, held.node_id, actor[:150], encode(detail) if detail else None,
+            held.tenant_id, held.backend_id, held.pipeline, held.activated,
+        ))  # fmt: skip
+        held.state, held.over = new, True
+        self._changed.pop(held.session_id, None)
+        self._touched.pop(held.session_id, None)
+        self.slot(held.tenant_id, held.backend_id, -1)
 
     def touch(self, held: Held) -> None:
         """Note a change of the slot alone."""
         self._touched[held.session_id] = held
 
     # --- what is new -----------------------------------------------------------------------------------------------------
-    def begin(self, operation: Admit, verdict: Verdict, state: State, place: int | None) -> None:
-        """Note a new session; ``place`` in the queue, where it waits."""
+    def begin(self, operation: Admit, verdict: Verdict, state: State, place: int | None, detail: Detail | None = None) -> None:
+        """Note a new session; ``place`` in the queue, where it waits; ``detail`` of its first event."""
         attempt = operation.attempt
         self.writes.sessions.append((
             attempt.session_id, attempt.tenant_id, attempt.user, state, verdict.reason or "", verdict.backend_id,
             verdict.pipeline or attempt.pipeline, attempt.transport, _json(operation.metadata), operation.node_id, vector(verdict),
-            operation.trace_id, verdict.burst, place, attempt.backend,
+            operation.trace_id, verdict.burst, place, attempt.backend, encode(detail) if detail else None,
         ))  # fmt: skip
         if verdict.backend_id is not None:
             self.slot(attempt.tenant_id, verdict.backend_id, 1)
@@ -141,9 +157,7 @@ class Book:
 
     def quit(self, waiting: Waiting, new: State, reason: str, detail: str) -> None:
         """Change the record of a session that waited to its end."""
-        self.writes.changes.append(
-            (waiting.attempt.session_id, State.QUEUED, new, reason, detail, waiting.node_id, None, "", False, True, False)
-        )
+        self.writes.changes.append((waiting.attempt.session_id, State.QUEUED, new, reason, detail, waiting.node_id, None, "", False, True))
 
     def promote(self, waiting: Waiting, verdict: Verdict, backend_id: int, waited_ms: int) -> None:
         """Give a slot to a session that waited."""
@@ -157,26 +171,15 @@ class Book:
         self.slot(attempt.tenant_id, backend_id, 1)
 
     # --- the end ---------------------------------------------------------------------------------------------------------
-    def page(self) -> Writes:
-        """Take out what nothing that comes behind it in the batch can change: what began, what is over, what happened."""
-        over = [each for each in self._changed.values() if each.over]
-        for held in over:
-            del self._changed[held.session_id]
-            self._touched.pop(held.session_id, None)
-        page, self.writes = self.writes, Writes()
-        page.changes += map(_change, over)
-        return page
-
     def close(self, counters: set[tuple[str, int]]) -> None:
         """Fill ``writes`` from what was noted; ``counters`` are those that have a row."""
         writes = self.writes
         writes.changes += map(_change, self._changed.values())
         for held in (self._changed | self._touched).values():
-            if not held.over:
-                writes.slot_changes.append((
-                    held.session_id, held.loaded, held.state, held.node_id, held.backend_id, held.lease_until, held.dropped_at,
-                    held.generation, held.floor, held.stale_uses,
-                ))  # fmt: skip
+            writes.slot_changes.append((
+                held.session_id, held.loaded, held.state, held.node_id, held.backend_id, held.lease_until, held.dropped_at,
+                held.generation, held.floor, held.stale_uses,
+            ))  # fmt: skip
         for waiting in self._moved.values():
             if not waiting.over:
                 writes.waiter_changes.append(
@@ -191,8 +194,7 @@ class Book:
 
 def _change(held: Held) -> Row:
     return (
-        held.session_id, held.loaded, held.state, held.reason, held.detail, held.node_id, held.backend_id, held.pipeline, held.activated,
-        held.over, held.over,
+        held.session_id, held.loaded, held.state, held.reason, "", held.node_id, held.backend_id, held.pipeline, held.activated, False,
     )  # fmt: skip
 
 

@@ -156,9 +156,7 @@ class Life:
             new = states.final_state(operation.reason, held.state)
         except ValueError:
             return False
-        held.over, held.detail = True, operation.detail[:300]
-        self._book.record(held, new, operation.reason, actor=operation.actor, detail=_text(operation))
-        self._book.slot(held.tenant_id, held.backend_id, -1)
+        self._book.end(held, new, operation.reason, operation.detail[:300], actor=operation.actor, detail=_text(operation))
         self._loaded.scene.world.release(tenant_id=held.tenant_id, backend_id=held.backend_id, user=held.user)
         return True
 

@@ -2,7 +2,7 @@
 
 ``voice_open`` takes a batch's locks in their one order and returns all that it is decided by, read under them. ``voice_write`` writes what
 was decided, set-based, and raises where a compare-and-set missed a row, so that the COMMIT behind it in the pipeline does not happen. They
-decide nothing. What is asked and answered is JSON; rows to be written come as arrays, by columns, which PostgreSQL reads in half the time.
+decide nothing. What is answered is JSON; what is asked, and rows to be written, come as arrays, which PostgreSQL reads in half the time.
 
 Advisory keys are ``0x766f`` (nobody else's, it is hoped), one digit for the scope, then the id. The functions and triggers of
 ``sessions_app.migrations`` have the same numbers, so that an edit of a limit takes the same lock.
@@ -22,7 +22,8 @@ BACKEND_KEY: Final = 0x766F_2 << 44
 PLATFORM_KEY: Final = 0x766F_3 << 44
 
 LISTS: Final = (
-    "sessions", "promoted", "left", "changes", "slot_changes", "waiter_changes", "events", "rates", "attempts", "counters",
+    "ended", "sessions", "promoted", "left", "changes", "slot_changes", "waiter_changes", "events", "ended_late", "rates", "attempts",
+    "counters",
 )  # fmt: skip
 # Local to the transaction, so that a pooled connection (pgbouncer) carries nothing on. The times bound what a frozen process can hold.
 _SETTINGS: Final = """
@@ -34,13 +35,13 @@ STATEMENTS: Final = {
     "ROLLBACK": "ROLLBACK",
     "voice_settings": _SETTINGS,
     "voice_settings_of_many": f"{_SETTINGS}, set_config('synchronous_commit', 'off', true)",
-    "voice_open": "SELECT voice_open($1::json)::text",
+    "voice_open": "SELECT voice_open($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)::text",
     "voice_write": f"SELECT voice_write($1, $2, {', '.join(f'${i}::text[]' for i in range(3, 3 + len(LISTS)))})",
     # A transaction that writes next to nothing, but is on disk when it is answered, and so is all that was committed before it.
     "voice_durable": "SELECT pg_logical_emit_message(true, 'voice', '')",
 }
 
-# A list for each column; of slots, which are nearly always there, all are None where there is none.
+# A list for each column; of slots and their leases, each is None where there is no slot.
 KnownColumns = tuple[
     list[UUID],
     list[str],
@@ -54,12 +55,9 @@ KnownColumns = tuple[
     list[dict[str, Any] | None],
 ]
 SlotColumns = tuple[
-    list[UUID] | None,
-    list[int] | None,
-    list[int] | None,
-    list[str] | None,
-    list[str] | None,
-    list[UUID | None] | None,
+    list[UUID] | None, list[int] | None, list[int] | None, list[str] | None, list[str] | None, list[UUID | None] | None
+]  # fmt: skip
+LeaseColumns = tuple[
     list[datetime | None] | None,
     list[bool] | None,
     list[int] | None,
@@ -78,7 +76,8 @@ class Opened(msgspec.Struct):
     usable: list[int]
     world: Rows
     known: KnownColumns | None
-    slots: SlotColumns
+    slots: SlotColumns | None
+    leases: LeaseColumns | None
     own: list[WaiterRow] | None
     first: list[WaiterRow] | None
 
@@ -94,10 +93,11 @@ def encode(value: Mapping[str, Any] | Sequence[Any]) -> str:
 
 def columns(rows: Sequence[Sequence[Any]]) -> str | None:
     """Return rows as ``voice_write`` takes them, PostgreSQL's text of an array of arrays, each as text; None where there are none."""
-    return "{" + ",".join([_quoted(_array(each)) for each in zip(*rows, strict=True)]) + "}" if rows else None
+    return "{" + ",".join([_quoted(array(each)) for each in zip(*rows, strict=True)]) + "}" if rows else None
 
 
-def _array(values: Sequence[Any]) -> str:
+def array(values: Sequence[Any]) -> str:
+    """Return PostgreSQL's text of an array of numbers, ids, times or strings."""
     text = encode(values)
     # JSON writes a list as PostgreSQL does, but for the brackets, and for what a backslash means. Only strings have one.
     if "\\" in text:

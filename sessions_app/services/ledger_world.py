@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sessions_app.domain.operations import BackendRef
@@ -16,6 +16,8 @@ from sessions_app.domain.states import State
 from sessions_app.selectors import world
 from sessions_app.selectors.world import Scene, Waiting
 from sessions_app.services.ledger_sql import Opened
+
+STATES: Final = {each.value: each for each in State}  # a look-up costs less than a call of the enum
 
 
 @dataclass(slots=True)
@@ -28,19 +30,18 @@ class Held:
     user: str
     state: State
     node_id: UUID | None
-    lease_until: datetime | None
-    expired: bool
     loaded: State
+    lease_until: datetime | None = None
+    expired: bool = False
     generation: int = 1
     floor: int = 1
     stale_uses: int = 0
     dropped_at: datetime | None = None
     reason: str = ""
-    detail: str = ""
     pipeline: str = ""  # where a move changed it
     activated: bool = False
     over: bool = False
-    new: bool = False  # it got its slot in this batch
+    told: bool = False  # the batch has events of it already
 
 
 class Known(NamedTuple):
@@ -81,6 +82,14 @@ def _rows(columns: Sequence[Sequence[Any] | None] | None) -> Iterable[Sequence[A
     return zip(*columns, strict=True) if columns and columns[0] is not None else ()
 
 
+def _held(opened: Opened) -> dict[UUID, Held]:
+    if opened.slots is None or opened.slots[0] is None:
+        return {}
+    leases: Sequence[Sequence[Any] | None] = opened.leases or ()
+    every = zip(*opened.slots, *leases, strict=True)
+    return {row[0]: Held(row[0], row[1], row[2], row[3], STATES[row[4]], row[5], STATES[row[4]], *row[6:]) for row in every}
+
+
 def loaded(opened: Opened, *, waiters: int) -> Loaded:
     """Read what ``voice_open`` returned; ``waiters`` is how many of a tenant it looked at."""
     now = opened.now
@@ -89,10 +98,7 @@ def loaded(opened: Opened, *, waiters: int) -> Loaded:
     every = [*first, *(opened.own or ())]
     scene.world.user_used.update({(row[1], row[2]): row[12] for row in every if row[12] is not None})
     waiting = {row[0]: world.waiting(row, now) for row in every}
-    held = {
-        row[0]: Held(row[0], row[1], row[2], row[3], state := State(row[4]), row[5], row[6], row[7], state, *row[8:12])
-        for row in _rows(opened.slots)
-    }
+    held = _held(opened)
     locked = set(opened.locked)
     return Loaded(
         seq=opened.seq,
