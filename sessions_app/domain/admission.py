@@ -72,11 +72,11 @@ class BackendView:
 
     def kept_from(self, tenant_id: int) -> int:
         """Return how many slots are kept free for other tenants; without a cap there is nothing to keep."""
-        return 0 if self.cap is None else self.reservations.kept_from(tenant_id)
+        return self.reservations.kept_from(tenant_id) if self.reservations and self.cap is not None else 0
 
     def full_for(self, tenant_id: int) -> bool:
         """Whether this tenant finds no room: at the cap, or what is left is kept for others."""
-        return self.cap is not None and self.used + self.reservations.kept_from(tenant_id) >= self.cap
+        return self.cap is not None and self.used + self.kept_from(tenant_id) >= self.cap
 
     @property
     def calm(self) -> bool:
@@ -87,7 +87,8 @@ class BackendView:
     def count(self, tenant_id: int, change: int) -> None:
         """Note that the tenant has ``change`` more sessions here, or fewer."""
         self.used += change
-        self.reservations.count(tenant_id, change)
+        if self.reservations:
+            self.reservations.count(tenant_id, change)
 
 
 @dataclass(slots=True)
@@ -161,12 +162,13 @@ class World:
 
     def _count(self, tenant_id: int, backend_id: int, user: str, change: int) -> None:
         self.platform_used += change
-        if backend_id in self.backends:
-            self.backends[backend_id].count(tenant_id, change)
-        if tenant_id in self.tenants:
-            self.tenants[tenant_id].used += change
-        if change > 0 or (tenant_id, user) in self.user_used:  # of whom nobody asks nothing was loaded
-            self.user_used[tenant_id, user] = self.user_used.get((tenant_id, user), 0) + change
+        if (backend := self.backends.get(backend_id)) is not None:
+            backend.count(tenant_id, change)
+        if (tenant := self.tenants.get(tenant_id)) is not None:
+            tenant.used += change
+        used = self.user_used.get(key := (tenant_id, user))
+        if used is not None or change > 0:  # of whom nobody asks nothing was loaded
+            self.user_used[key] = (used or 0) + change
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,7 @@ _FULL: Final = {
     Scope.PLATFORM: Reason.PLATFORM_LIMIT,
 }
 AT_CAPACITY: Final = frozenset(_FULL.values())
+_USER, _TENANT, _BACKEND, _PLATFORM = Scope.USER, Scope.TENANT, Scope.BACKEND, Scope.PLATFORM  # a member is looked up more slowly
 
 
 def decide(world: World, attempts: Iterable[Attempt]) -> list[Verdict]:
@@ -224,12 +227,31 @@ def decide(world: World, attempts: Iterable[Attempt]) -> list[Verdict]:
 
     What is refused spends no rate; what is admitted or queued needs a token of its tenant's and of its user's rate.
     """
-    return [_decide_one(world, attempt) for attempt in attempts]
+    return [decide_one(world, attempt) for attempt in attempts]
+
+
+def decide_one(world: World, attempt: Attempt) -> Verdict:
+    """Decide the next attempt of a batch."""
+    tenant = world.tenants[attempt.tenant_id]
+    verdict = _look(world, tenant, attempt)
+    if verdict.reason is not None:
+        if verdict.reason in AT_CAPACITY:
+            verdict = _queued(tenant, verdict)
+        if not verdict.queued:
+            return verdict
+    short = _spend(world, tenant, attempt)
+    if short is not None:
+        return Verdict(Reason.RATE_LIMIT, verdict.limits, retry_after_s=short.wait_s, rate=Scope(short.key[0]))
+    if verdict.backend_id is None:
+        tenant.queued += 1
+    else:
+        world.take(tenant_id=tenant.id, backend_id=verdict.backend_id, user=attempt.user)
+    return verdict
 
 
 def admit(world: World, attempt: Attempt) -> Verdict:
     """Give the attempt a slot if there is one for it now, without a look at rates and queue lengths."""
-    verdict = _look(world, attempt)
+    verdict = _look(world, world.tenants[attempt.tenant_id], attempt)
     if verdict.backend_id is not None:
         world.take(tenant_id=attempt.tenant_id, backend_id=verdict.backend_id, user=attempt.user)
     return verdict
@@ -240,8 +262,8 @@ def choose_other_backend(world: World, attempt: Attempt) -> Verdict:
     tenant = world.tenants[attempt.tenant_id]
     backend, reason = _choose(world, tenant, attempt, burst=False)
     if backend is None or reason is not None:
-        return _refused(reason or Reason.BACKEND_UNHEALTHY, _vector(world, attempt, backend))
-    verdict = Verdict(None, _vector(world, attempt, backend), backend.id, _pipeline(attempt, backend))
+        return _refused(reason or Reason.BACKEND_UNHEALTHY, _vector(world, tenant, attempt, backend))
+    verdict = Verdict(None, _vector(world, tenant, attempt, backend), backend.id, _pipeline(attempt, backend))
     backend.count(tenant.id, 1)
     return verdict
 
@@ -277,36 +299,19 @@ def _usable(world: World, tenant: TenantView, attempt: Attempt) -> tuple[list[Ba
     return found, None if found else Reason.BACKEND_DRAINING
 
 
-def _decide_one(world: World, attempt: Attempt) -> Verdict:
-    tenant = world.tenants[attempt.tenant_id]
-    verdict = _look(world, attempt)
-    if verdict.reason in AT_CAPACITY:
-        verdict = _queued(tenant, verdict)
-    if verdict.backend_id is None and not verdict.queued:
-        return verdict
-    short = _spend(world, tenant, attempt)
-    if short is not None:
-        return Verdict(Reason.RATE_LIMIT, verdict.limits, retry_after_s=short.wait_s, rate=Scope(short.key[0]))
-    if verdict.backend_id is None:
-        tenant.queued += 1
-    else:
-        world.take(tenant_id=tenant.id, backend_id=verdict.backend_id, user=attempt.user)
-    return verdict
-
-
-def _look(world: World, attempt: Attempt) -> Verdict:
+def _look(world: World, tenant: TenantView, attempt: Attempt) -> Verdict:
     """Say what would happen to the attempt, without rates and queue, and change nothing."""
-    tenant = world.tenants[attempt.tenant_id]
     if tenant.suspended:
-        return _refused(Reason.TENANT_SUSPENDED, _vector(world, attempt, None))
-    backend, no_backend = _choose(world, tenant, attempt, burst=tenant.at_limit)
-    limits = _vector(world, attempt, backend)
+        return _refused(Reason.TENANT_SUSPENDED, _vector(world, tenant, attempt, None))
+    at_limit = tenant.at_limit
+    backend, no_backend = _choose(world, tenant, attempt, burst=at_limit)
+    limits = _vector(world, tenant, attempt, backend)
     if backend is None:
         return _refused(no_backend or Reason.BACKEND_UNHEALTHY, limits)
-    for entry in limits:
-        if entry.full:
-            return _refused(_FULL[entry.scope], limits)
-    return Verdict(None, limits, backend.id, _pipeline(attempt, backend), burst=tenant.at_limit)
+    for scope, used, limit, reserved, burst in limits:
+        if limit is not None and used + reserved >= limit + burst:
+            return _refused(_FULL[scope], limits)
+    return Verdict(None, limits, backend.id, _pipeline(attempt, backend), None, False, at_limit)
 
 
 def _queued(tenant: TenantView, refused: Verdict) -> Verdict:
@@ -319,6 +324,8 @@ def _queued(tenant: TenantView, refused: Verdict) -> Verdict:
 
 def _spend(world: World, tenant: TenantView, attempt: Attempt) -> rates.Shortage | None:
     """Take a token of each rate in force, or of none where one is used up."""
+    if tenant.rate is None and tenant.user_rate is None:
+        return None
     wanted: list[tuple[RateKey, int]] = []
     if tenant.user_rate is not None:
         wanted.append((("user", tenant.id, attempt.user), tenant.user_rate))
@@ -332,15 +339,14 @@ def _spend(world: World, tenant: TenantView, attempt: Attempt) -> rates.Shortage
     return short
 
 
-def _vector(world: World, attempt: Attempt, backend: BackendView | None) -> tuple[Limit, ...]:
-    tenant = world.tenants[attempt.tenant_id]
-    burst = tenant.burst if tenant.limit is not None and backend is not None and backend.calm else 0
-    user = Limit(Scope.USER, world.user_used.get((tenant.id, attempt.user), 0), tenant.user_limit)
-    own = Limit(Scope.TENANT, tenant.used, tenant.limit, burst=burst)
-    platform = Limit(Scope.PLATFORM, world.platform_used, world.platform_limit)
+def _vector(world: World, tenant: TenantView, attempt: Attempt, backend: BackendView | None) -> tuple[Limit, ...]:
+    burst = tenant.burst if tenant.burst and tenant.limit is not None and backend is not None and backend.calm else 0
+    user = Limit(_USER, world.user_used.get((tenant.id, attempt.user), 0), tenant.user_limit, 0, 0)
+    own = Limit(_TENANT, tenant.used, tenant.limit, 0, burst)
+    platform = Limit(_PLATFORM, world.platform_used, world.platform_limit, 0, 0)
     if backend is None:
         return user, own, platform
-    return user, own, Limit(Scope.BACKEND, backend.used, backend.cap, reserved=backend.kept_from(tenant.id)), platform
+    return user, own, Limit(_BACKEND, backend.used, backend.cap, backend.kept_from(tenant.id), 0), platform
 
 
 def _choose(world: World, tenant: TenantView, attempt: Attempt, *, burst: bool) -> tuple[BackendView | None, Reason | None]:

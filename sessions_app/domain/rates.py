@@ -37,7 +37,8 @@ def tokens(bucket: Bucket | None, per_minute: int, now: float) -> float:
     """Return what is in the bucket now; None is a new one."""
     if bucket is None:
         return float(per_minute)
-    return min(float(per_minute), bucket.tokens + max(0.0, now - bucket.at) * per_minute / MINUTE_S)
+    there = bucket.tokens + (now - bucket.at) * per_minute / MINUTE_S if now > bucket.at else bucket.tokens
+    return there if there < per_minute else float(per_minute)
 
 
 def shortage(buckets: Mapping[RateKey, Bucket], wanted: Iterable[tuple[RateKey, int]], now: float) -> Shortage | None:
@@ -56,5 +57,9 @@ def shortage(buckets: Mapping[RateKey, Bucket], wanted: Iterable[tuple[RateKey, 
 def spend(buckets: dict[RateKey, Bucket], key: RateKey, per_minute: int, now: float) -> None:
     """Take one token, which ``shortage`` has seen to be there."""
     bucket = buckets.get(key)
-    # A clock that went back must not give the same seconds twice.
-    buckets[key] = Bucket(tokens(bucket, per_minute, now) - 1, now if bucket is None else max(bucket.at, now))
+    left = tokens(bucket, per_minute, now) - 1
+    if bucket is None:
+        buckets[key] = Bucket(left, now)
+    else:
+        # A clock that went back must not give the same seconds twice.
+        bucket.tokens, bucket.at = left, max(bucket.at, now)

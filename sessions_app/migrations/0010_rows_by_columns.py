@@ -16,28 +16,10 @@ PLANS = "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET e
 
 OPEN = f"""
 -- Limits in force, counters, health, reservations and rates, for these tenants and their users; with or without locks. An empty user's rate is
--- its tenant's own.
+-- its tenant's own. One statement, since each costs more to begin than to run.
 CREATE FUNCTION voice_world(at timestamptz, probe_stale_s float8, tenants bigint[], user_tenants bigint[], users text[])
 RETURNS json LANGUAGE plpgsql AS $$
-DECLARE
-    asking json;
-    kept json;
 BEGIN
-    -- What is not there is not looked for: a statement costs more to begin than to run.
-    IF cardinality(users) > 0 THEN
-        asking := (SELECT json_agg(json_build_array(a.tenant_id, a.name, live.count, r.tokens, extract(epoch FROM r.at)::float8))
-            FROM unnest(user_tenants, users) AS a(tenant_id, name)
-            CROSS JOIN LATERAL (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = a.tenant_id AND s."user" = a.name) AS live
-            LEFT JOIN sessions_app_ratebucket r ON r.tenant_id = a.tenant_id AND r."user" = a.name
-            WHERE live.count > 0 OR r.tenant_id IS NOT NULL);
-    END IF;
-    -- The slots of a tenant on the backend where it reserved some; whoever holds that backend's lock sees them stand still.
-    IF EXISTS (SELECT FROM tenants_quota WHERE reserved > 0) THEN
-        kept := (SELECT json_agg(json_build_array(q.tenant_id, place.id, q.reserved,
-                (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = q.tenant_id AND s.backend_id = place.id)))
-            FROM tenants_quota q CROSS JOIN LATERAL (SELECT voice_reserved_on(q.tenant_id, q.reserved_backend) AS id) AS place
-            WHERE q.reserved > 0 AND place.id IS NOT NULL);
-    END IF;
     RETURN json_build_object(
         'tenants', (SELECT json_agg(json_build_array(t.id, t.status, q.max_concurrent_sessions, q.max_sessions_per_user, q.max_duration_s,
                 q.idle_timeout_s, q.grace_s, coalesce(c.active, 0), c.id IS NOT NULL,
@@ -56,22 +38,65 @@ BEGIN
             LEFT JOIN sessions_app_capacity c ON c.scope = 'backend' AND c.ref = b.id),
         'platform', json_build_array((SELECT max_concurrent_sessions FROM sessions_app_platform),
             (SELECT coalesce(sum(active), 0) FROM sessions_app_capacity WHERE scope = 'backend')),
-        'asking', asking, 'reservations', kept);
+        'asking', (SELECT json_agg(json_build_array(a.tenant_id, a.name, live.count, r.tokens, extract(epoch FROM r.at)::float8))
+            FROM unnest(user_tenants, users) AS a(tenant_id, name)
+            CROSS JOIN LATERAL (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = a.tenant_id AND s."user" = a.name) AS live
+            LEFT JOIN sessions_app_ratebucket r ON r.tenant_id = a.tenant_id AND r."user" = a.name
+            WHERE live.count > 0 OR r.tenant_id IS NOT NULL),
+        -- The slots of a tenant on the backend where it reserved some; whoever holds that backend's lock sees them stand still.
+        'reservations', (SELECT json_agg(json_build_array(q.tenant_id, place.id, q.reserved,
+                (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = q.tenant_id AND s.backend_id = place.id)))
+            FROM tenants_quota q CROSS JOIN LATERAL (SELECT voice_reserved_on(q.tenant_id, q.reserved_backend) AS id) AS place
+            WHERE q.reserved > 0 AND place.id IS NOT NULL));
 END $$;
 
--- The first round trip of a batch. Of slots, ``whole`` is whether more is wanted than what an end needs.
+-- The first round trip of a batch: takes every lock of it, in the one order (tenants, backends, platform), and reads what it is decided by.
+-- Each statement here has a snapshot of its own, so that what is read after a lock is what its last holder left. Of slots, ``whole`` is
+-- whether more is wanted than what an end needs.
 CREATE FUNCTION voice_open(tenants bigint[], sessions uuid[], known uuid[], resumed uuid[], user_tenants bigint[], users text[], promote boolean,
                            queues integer, waiters integer, capped boolean, whole boolean, probe_stale_s float8)
 RETURNS json LANGUAGE plpgsql {PLANS} AS $$
 DECLARE
-    taken record;
+    seq bigint;
+    at timestamptz;
+    locked bigint[];
+    asking bigint[] := tenants;
+    backends bigint[];
+    waiting boolean;
     found json;
     slots json;
     leases json;
     own json;
     first json;
 BEGIN
-    taken := voice_lock(tenants, sessions, promote, queues, capped);
+    locked := tenants;
+    IF promote AND EXISTS (SELECT FROM sessions_app_capacity WHERE scope = 'tenant' AND queued > 0) THEN
+        locked := locked || voice_first_in_queue(sessions, queues);
+    END IF;
+    locked := ARRAY(SELECT id FROM unnest(locked) AS id
+        UNION SELECT tenant_id FROM sessions_app_slot WHERE session_id = ANY(sessions)
+        UNION SELECT tenant_id FROM sessions_app_waiter WHERE session_id = ANY(sessions) ORDER BY id);
+    PERFORM pg_advisory_xact_lock((x'766f1'::bigint << 44) + id) FROM unnest(locked) AS id;
+    -- Who asks for slots: new attempts, and who waits now, which somebody may have begun to do while this batch waited for the lock.
+    waiting := EXISTS (SELECT FROM sessions_app_capacity c WHERE c.scope = 'tenant' AND c.queued > 0);
+    IF waiting THEN
+        asking := ARRAY(SELECT t.id FROM unnest(locked) AS t(id) WHERE t.id = ANY(tenants)
+            OR EXISTS (SELECT FROM sessions_app_capacity c WHERE c.scope = 'tenant' AND c.ref = t.id AND c.queued > 0));
+    END IF;
+    backends := ARRAY(SELECT id FROM sessions_app_backend b WHERE enabled AND EXISTS (
+            SELECT FROM unnest(asking) AS t(id)
+            WHERE NOT EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id)
+               OR EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id AND a.backend_id = b.id))
+        UNION SELECT backend_id FROM sessions_app_slot WHERE session_id = ANY(sessions) ORDER BY id);
+    PERFORM pg_advisory_xact_lock((x'766f2'::bigint << 44) + id) FROM unnest(backends) AS id;
+    IF capped THEN
+        PERFORM pg_advisory_xact_lock(x'766f3'::bigint << 44);
+    ELSE
+        -- Where the platform has no cap nobody waits here; setting one waits for everybody who decides without it.
+        PERFORM pg_advisory_xact_lock_shared(x'766f3'::bigint << 44);
+    END IF;
+    seq := nextval('voice_ledger_seq');
+    at := clock_timestamp();
     -- By columns: a list is made faster of values of one type.
     IF EXISTS (SELECT FROM unnest(known) AS asked(id) JOIN sessions_app_session USING (id)) THEN
         found := (SELECT json_build_array(array_agg(s.id), array_agg(s.state), array_agg(s.node_id), array_agg(s.pipeline),
@@ -82,7 +107,7 @@ BEGIN
     IF whole THEN
         SELECT json_build_array(array_agg(s.session_id), array_agg(s.tenant_id), array_agg(s.backend_id), array_agg(s."user"),
                 array_agg(s.state), array_agg(s.node_id)),
-            json_build_array(array_agg(s.lease_until), array_agg(coalesce(s.lease_until < taken.at, false)), array_agg(s.generation),
+            json_build_array(array_agg(s.lease_until), array_agg(coalesce(s.lease_until < at, false)), array_agg(s.generation),
                 array_agg(s.resume_floor), array_agg(s.stale_uses), array_agg(s.dropped_at))
             INTO slots, leases FROM unnest(sessions) AS asked(id) JOIN sessions_app_slot s ON s.session_id = asked.id;
     ELSIF found IS NOT NULL OR cardinality(sessions) > cardinality(known) THEN
@@ -90,17 +115,16 @@ BEGIN
                 array_agg(s.state), array_agg(s.node_id))
             FROM unnest(sessions) AS asked(id) JOIN sessions_app_slot s ON s.session_id = asked.id);
     END IF;
-    IF EXISTS (SELECT FROM sessions_app_capacity c WHERE c.scope = 'tenant' AND c.queued > 0) THEN
+    IF waiting THEN
         own := (SELECT json_agg(voice_waiter(w, q.max_sessions_per_user))
             FROM unnest(sessions) AS asked(id) JOIN sessions_app_waiter w ON w.session_id = asked.id
             JOIN tenants_quota q ON q.tenant_id = w.tenant_id);
         IF promote THEN
-            first := voice_first_waiters(taken.asking, sessions, waiters);
+            first := voice_first_waiters(asking, sessions, waiters);
         END IF;
     END IF;
-    RETURN json_build_object('seq', taken.seq, 'now', taken.at, 'locked', taken.locked, 'usable', taken.backends, 'known', found,
-        'slots', slots, 'leases', leases, 'own', own, 'first', first,
-        'world', voice_world(taken.at, probe_stale_s, taken.locked, user_tenants, users));
+    RETURN json_build_object('seq', seq, 'now', at, 'locked', locked, 'usable', backends, 'known', found, 'slots', slots, 'leases', leases,
+        'own', own, 'first', first, 'world', voice_world(at, probe_stale_s, locked, user_tenants, users));
 END $$;
 """
 
@@ -154,9 +178,8 @@ BEGIN
         WITH v AS MATERIALIZED (
             SELECT * FROM unnest(sessions[1]::uuid[], sessions[2]::bigint[], sessions[3]::text[], sessions[4]::text[], sessions[5]::text[],
                 sessions[6]::bigint[], sessions[7]::text[], sessions[8]::text[], sessions[9]::jsonb[], sessions[10]::uuid[],
-                sessions[11]::jsonb[], sessions[12]::text[], sessions[13]::boolean[], sessions[14]::bigint[], sessions[15]::text[],
-                sessions[16]::jsonb[])
-            AS r(id, tenant, "user", state, reason, backend, pipeline, transport, metadata, node, limits, trace, burst, place, wanted, told)),
+                sessions[11]::jsonb[], sessions[12]::text[], sessions[13]::boolean[], sessions[16]::jsonb[])
+            AS r(id, tenant, "user", state, reason, backend, pipeline, transport, metadata, node, limits, trace, burst, told)),
         recorded AS (
             INSERT INTO sessions_app_session (id, tenant_id, "user", state, reason, detail, backend_id, pipeline, transport, metadata, node_id,
                 limits, burst, attempted_at, queued_at, started_at, ended_at, trace_id)
@@ -165,12 +188,17 @@ BEGIN
                 CASE state WHEN 'rejected' THEN now END, trace FROM v),
         slots AS (
             INSERT INTO sessions_app_slot (session_id, tenant_id, backend_id, "user", state, node_id, generation, resume_floor, since)
-            SELECT id, tenant, backend, "user", state, node, 1, 1, now FROM v WHERE state = 'starting'),
-        places AS (
-            INSERT INTO sessions_app_waiter (session_id, tenant_id, "user", pipeline, transport, backend_name, node_id, place, since)
-            SELECT id, tenant, "user", pipeline, transport, wanted, node, place, now FROM v WHERE state = 'queued')
+            SELECT id, tenant, backend, "user", state, node, 1, 1, now FROM v WHERE state = 'starting')
         INSERT INTO sessions_app_sessionevent (session_id, old, new, reason, node_id, actor, detail, tenant_id, backend_id, seq, at)
         SELECT id, '', state, reason, node, '', coalesce(told, '{{}}'), tenant, backend, number, now FROM v;
+        IF 'queued' = ANY(sessions[4]::text[]) THEN
+            INSERT INTO sessions_app_waiter (session_id, tenant_id, "user", pipeline, transport, backend_name, node_id, place, since)
+            SELECT id, tenant, "user", pipeline, transport, wanted, node, place, now
+            FROM unnest(sessions[1]::uuid[], sessions[2]::bigint[], sessions[3]::text[], sessions[7]::text[], sessions[8]::text[],
+                sessions[10]::uuid[], sessions[14]::bigint[], sessions[15]::text[])
+                AS v(id, tenant, "user", pipeline, transport, node, place, wanted)
+            WHERE place IS NOT NULL;
+        END IF;
     END IF;
     IF promoted IS NOT NULL THEN
         ids := promoted[1];

@@ -6,10 +6,10 @@ Owns: that a change of state always comes with its event. Refuses: deciding anyt
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
-from sessions_app.domain.admission import Attempt, Limit, Scope, Verdict
+from sessions_app.domain.admission import Attempt, Verdict
 from sessions_app.domain.operations import Admit
 from sessions_app.domain.rates import Bucket, RateKey
 from sessions_app.domain.states import State
@@ -19,9 +19,6 @@ from sessions_app.services.ledger_world import Held
 
 Row = tuple[Any, ...]
 Detail = Mapping[str, Any]
-
-# As they are stored; what is nothing special is left out.
-_ENTRIES: Final = {scope: f'{{"scope": "{scope.value}", "used": ' for scope in Scope}
 
 
 @dataclass(slots=True)
@@ -199,16 +196,16 @@ def _change(held: Held) -> Row:
 
 
 def vector(verdict: Verdict) -> str:
-    """Return a verdict's limits as JSON."""
-    return f"[{', '.join([_entry(each) for each in verdict.limits])}]"
-
-
-def _entry(limit: Limit) -> str:
-    scope, used, most, reserved, burst = limit
-    more = f', "reserved": {reserved}' if reserved else ""
-    if burst:
-        more += f', "burst": {burst}'
-    return f'{_ENTRIES[scope]}{used}, "limit": {"null" if most is None else most}{more}}}'
+    """Return a verdict's limits as JSON; what is nothing special is left out."""
+    entries = []
+    for scope, used, most, reserved, burst in verdict.limits:
+        entry = f'{{"scope":"{scope}","used":{used},"limit":{"null" if most is None else most}'
+        if reserved:
+            entry += f',"reserved":{reserved}'
+        if burst:
+            entry += f',"burst":{burst}'
+        entries.append(entry)
+    return "[" + "},".join(entries) + "}]"
 
 
 def _json(value: Mapping[str, Any] | None) -> str:

@@ -26,6 +26,10 @@ class Life:
         self._loaded = loaded
         self._book = book
 
+    def apply(self, operation: Resume | Step) -> Resumed | bool:
+        """Apply one, whichever it is."""
+        return self.resume(operation) if isinstance(operation, Resume) else self.step(operation)
+
     def step(self, operation: Step) -> bool:
         """Apply one; False where it does not fit (any more)."""
         held = self._loaded.held.get(operation.session_id)
@@ -49,6 +53,8 @@ class Life:
     # --- sessions that hold a slot -----------------------------------------------------------------------------------------
     def _step_of_slot(self, held: Held, operation: Step) -> bool:  # noqa: PLR0911 - one for each operation
         match operation:
+            case End():
+                return self._end(held, operation)
             case Activate():
                 return held.state is State.STARTING and held.node_id == operation.node_id and self._turn_active(held, operation.node_id)
             case Joined():
@@ -61,8 +67,6 @@ class Life:
                 return self._adopt(held, operation)
             case Suspend():
                 return self._suspend(held, operation)
-            case End():
-                return self._end(held, operation)
 
     def _resume_slot(self, held: Held, known: Known, operation: Resume) -> Resumed:
         shown = held.generation if operation.shown is None else operation.shown

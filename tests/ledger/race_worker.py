@@ -33,14 +33,15 @@ PATH = ["public"]  # where a connection looks for functions
 
 
 def take_the_lock_out() -> None:
-    """Let the ledgers of this process find another ``voice_lock`` first: it reads what the product's reads, and locks nothing."""
+    """Let the ledgers of this process find another ``voice_open`` first: it reads what the product's reads, and locks nothing."""
     with open_connection(name=NAME) as connection:
-        (definition,) = connection.execute("SELECT pg_get_functiondef('public.voice_lock'::regproc)").fetchall()[0]
+        found = connection.execute("SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = 'voice_open' ORDER BY pronargs DESC")
+        (definition,) = found.fetchall()[0]
         assert "pg_advisory_xact_lock(" in definition
         assert "pg_advisory_xact_lock_shared(" in definition
         unlocked = re.sub(r"pg_advisory_xact_lock(_shared)?\(", "abs(", definition)
         connection.execute("CREATE SCHEMA IF NOT EXISTS without_lock")
-        connection.execute(unlocked.replace("FUNCTION public.voice_lock", "FUNCTION without_lock.voice_lock"))
+        connection.execute(unlocked.replace("FUNCTION public.voice_open", "FUNCTION without_lock.voice_open"))
     PATH.insert(0, "without_lock")
 
 
