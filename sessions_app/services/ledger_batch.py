@@ -13,7 +13,7 @@ from uuid import UUID
 from django.conf import settings
 
 from sessions_app.domain import admission, queueing, states
-from sessions_app.domain.admission import Attempt, Verdict
+from sessions_app.domain.admission import Attempt, Scope, Verdict
 from sessions_app.domain.operations import (
     Activate,
     Admit,
@@ -35,7 +35,7 @@ from sessions_app.domain.queueing import Waiter
 from sessions_app.domain.states import Reason, State
 from sessions_app.selectors import world
 from sessions_app.selectors.world import Waiting
-from sessions_app.services.ledger_book import Book, Writes
+from sessions_app.services.ledger_book import Book, Detail, Writes, limits
 from sessions_app.services.ledger_life import Life
 from sessions_app.services.ledger_world import Held, Known, Loaded
 
@@ -171,13 +171,25 @@ class Batch:
             self._book.refused(attempt.tenant_id, reason)
             return answer
         place = loaded.seq * 1_000 + next(self._places) if state is State.QUEUED else None
-        self._book.begin(operation, verdict, state, place)
+        self._book.begin(operation, verdict, state, place, self._why(attempt, verdict) if verdict.reason is not None else None)
         if place is not None:
             waiter = Waiter(attempt, loaded.now.timestamp(), place)
             loaded.waiting[attempt.session_id] = Waiting(waiter, operation.node_id, loaded.now, None, False, 1, 1)
         if self._twice:
             self._keep(operation, verdict, state, backend)
         return answer
+
+    def _why(self, attempt: Attempt, verdict: Verdict) -> Detail | None:
+        """Return what the event of a wait or refusal tells beside the record's limit vector, which a promotion replaces by its own."""
+        tenant = self._world.tenants[attempt.tenant_id]
+        if verdict.queued:
+            return {"limits": limits(verdict)}
+        if verdict.rate is not None:
+            per_minute = tenant.user_rate if verdict.rate is Scope.USER else tenant.rate
+            return {"rate": verdict.rate, "sessions_per_minute": per_minute}
+        if verdict.reason is Reason.QUEUE_FULL:
+            return {"queued": tenant.queued, "max_queue_length": tenant.max_queue_length}
+        return None
 
     def _keep(self, operation: Admit, verdict: Verdict, state: State, backend: BackendRef | None) -> None:
         """Let what comes behind this attempt in the batch find what became of it: it is asked again, or ended."""

@@ -195,6 +195,15 @@ def _change(held: Held) -> Row:
     )  # fmt: skip
 
 
+def limits(verdict: Verdict) -> list[dict[str, Any]]:
+    """Return a verdict's limits as ``vector`` writes them."""
+    entries: list[dict[str, Any]] = []
+    for scope, used, most, reserved, burst in verdict.limits:
+        special = {name: value for name, value in (("reserved", reserved), ("burst", burst)) if value}
+        entries.append({"scope": scope, "used": used, "limit": most, **special})
+    return entries
+
+
 def vector(verdict: Verdict) -> str:
     """Return a verdict's limits as JSON; what is nothing special is left out."""
     entries = []

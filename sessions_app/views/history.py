@@ -151,7 +151,15 @@ def own_session(request: HttpRequest, session_id: UUID) -> HttpResponse:
         "limits": present.members_limit_rows(found),
         "metadata": present.metadata(found.metadata),
         "cut": line.cut,
-        "entries": [(each, present.duration(each.after_ms), present.event_sentence(each.new, each.reason)) for each in line.entries],
+        "entries": [
+            (
+                each,
+                present.duration(each.after_ms),
+                present.event_sentence(each.new, each.reason),
+                present.cause_lines(each.detail, own=True),
+            )
+            for each in line.entries
+        ],
     }
     return render(request, "session.html", context)
 

@@ -15,7 +15,10 @@ from sessions_app.selectors.timeline import Entry
 
 MAX_METADATA_CHARS: Final = 8_000  # room for what a client may send, laid out
 # What an event's detail holds besides what is shown as it is.
-_TOLD: Final = {"gap_ms", "connection", "resume_token", "newest", "moved_from", "text"}
+_TOLD: Final = {
+    "gap_ms", "connection", "resume_token", "newest", "moved_from", "text", "limits", "rate", "sessions_per_minute", "queued",
+    "max_queue_length",
+}  # fmt: skip
 
 _SCOPES: Final = {"user": "User", "tenant": "Tenant", "backend": "Backend", "platform": "Platform"}
 # As members are told: their own numbers, and of what they share with others only that it was full.
@@ -119,7 +122,7 @@ def event_sentence(state: str, reason: str, *, in_room: bool = False) -> str:
 
 def entry_lines(entry: Entry) -> list[str]:
     """Return what else a change's event tells, one sentence each."""
-    detail, lines = entry.detail, []
+    detail, lines = entry.detail, cause_lines(entry.detail)
     if entry.taken_from:
         lines.append(f"Taken over from node {entry.taken_from}.")
     if entry.gap_ms is not None:
@@ -135,6 +138,22 @@ def entry_lines(entry: Entry) -> list[str]:
     if "text" in detail:
         lines.append(str(detail["text"]))
     return [*lines, *(f"{name.replace('_', ' ')}: {value}" for name, value in detail.items() if name not in _TOLD)]
+
+
+def cause_lines(detail: Mapping[str, object], *, own: bool = False) -> list[str]:
+    """Return what an event tells of why an attempt had to wait or was refused; ``own``: as members of its tenant may see it."""
+    lines = []
+    stored = detail.get("limits")
+    if isinstance(stored, list):
+        seen = _as_members_see(stored, "") if own else limit_rows(stored)
+        told = "; ".join(str(row) for row in seen if row.used is not None)
+        lines.append(f"In use when it began to wait: {told}.")
+    if "rate" in detail:
+        whose = "user" if detail["rate"] == "user" else "organisation" if own else "tenant"
+        lines.append(f"The {whose} may start {detail.get('sessions_per_minute')} sessions a minute, and had.")
+    if "queued" in detail:
+        lines.append(f"{detail['queued']} of {detail.get('max_queue_length')} places in the queue were taken.")
+    return lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +214,17 @@ def limit_rows(limits: Sequence[Mapping[str, object]]) -> list[LimitRow]:
 
 def members_limit_rows(session: Session) -> list[LimitRow]:
     """Return a session's limit vector as a member of its tenant may see it: without the numbers of what is shared with other tenants."""
+    return _as_members_see(session.limits, session.reason)
+
+
+def _as_members_see(limits: Sequence[Mapping[str, object]], reason: str) -> list[LimitRow]:
     rows = []
-    for entry in session.limits:
+    for entry in limits:
         scope, row = str(entry.get("scope")), _limit_row(entry)
         if row is None or scope not in _MEMBERS_SCOPES:
             continue
         name = _MEMBERS_SCOPES[scope]
-        shared = LimitRow(name, None, "", session.reason == _SHARED.get(scope))
+        shared = LimitRow(name, None, "", reason == _SHARED.get(scope))
         rows.append(shared if scope in _SHARED else replace(row, scope=name))
     return rows
 
