@@ -71,11 +71,6 @@ def promote(world: World, waiters: Iterable[Waiter]) -> list[Promotion]:
     return _Round(world, waiters).run()
 
 
-def expired(world: World, waiters: Iterable[Waiter]) -> list[Waiter]:
-    """Return those who have waited for as long as their tenant's quota lets them."""
-    return [each for each in waiters if (longest := _longest(world, each)) is not None and world.now - each.since >= longest]
-
-
 def suspended(world: World, waiters: Iterable[Waiter]) -> list[Waiter]:
     """Return those whose tenant was suspended meanwhile: they are to be rejected."""
     return [each for each in waiters if (tenant := world.tenants.get(each.attempt.tenant_id)) is not None and tenant.suspended]
@@ -96,11 +91,6 @@ def effective_priority(tenant: TenantView, waiter: Waiter, now: float) -> int:
 def _key(world: World, tenant: TenantView, waiter: Waiter, used: int | None = None) -> _Key:
     share = (tenant.used if used is None else used) / tenant.weight
     return -effective_priority(tenant, waiter, world.now), share, waiter.since, waiter.place, tenant.id
-
-
-def _longest(world: World, waiter: Waiter) -> int | None:
-    tenant = world.tenants.get(waiter.attempt.tenant_id)
-    return tenant.max_queue_wait_s if tenant is not None else None
 
 
 def _ask(attempt: Attempt) -> Ask:

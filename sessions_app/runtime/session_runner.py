@@ -25,6 +25,7 @@ from sessions_app.runtime.provider_side import Opens, ProviderSide
 from sessions_app.runtime.relay import Relay
 from sessions_app.runtime.telemetry import UNTRACED
 from sessions_app.runtime.way_in import Course, Ending, Way, WayIn
+from sessions_app.selectors.places import Standing
 from sessions_app.services.exceptions import VoiceError
 
 logger = logging.getLogger(__name__)
@@ -164,10 +165,11 @@ class SessionRunner:
         """End the session; the first call counts."""
         self._course.finish(reason, detail, actor=actor)
 
-    def placed(self, position: int, estimate_s: float | None) -> None:
-        """Note the session's place in the queue."""
+    def placed(self, standing: Standing) -> None:
+        """Note the session's place in the queue, and how long it may wait by the quota as it is now."""
         if self._course.waiting is not None and self.waits:
-            self._course.waiting.place(position, estimate_s, tell=self._attachment, connection=self.connection)
+            self._course.waiting.limit(standing.max_wait_s)
+            self._course.waiting.place(standing.position, standing.estimated_wait_s, tell=self._attachment, connection=self.connection)
 
     def promoted(self, admitted: Admitted) -> None:
         """Go on with the slot that the ledger gave to the session while it waited."""

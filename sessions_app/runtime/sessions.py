@@ -156,7 +156,7 @@ class Sessions:
             return
         for session_id, standing in (await places(waiting)).items():
             if (placed := self._runners.get(session_id)) is not None:
-                placed.placed(standing.position, standing.estimated_wait_s)
+                placed.placed(standing)
         now = asyncio.get_running_loop().time()
         self._places_at = now + min(PLACES_PAUSE_S, PLACES_SHARE * (now - began))
 

@@ -101,7 +101,7 @@ class WayIn:
     Args:
         course: The session.
         on_waiting: Called when it has begun to wait.
-        on_promoted: Called when it has a slot; returns whether its client is here.
+        on_promoted: Called when it has a slot; returns whether its client is here, or just coming back.
         activates: Whether it is active once its backend is open; else somebody else says so later.
     """
 
@@ -125,9 +125,11 @@ class WayIn:
     async def _wait(self, queued: Admitted) -> Admitted | None:
         """Wait for a slot; None: the session is over before there is one."""
         waited_s = self._course.resumed.waited_s if self._course.resumed is not None else 0.0
-        longest_s = None if queued.max_wait_s is None else queued.max_wait_s - waited_s
         self._course.waiting = waiting = Waiting(
-            session_id=self._course.attempt.session_id, longest_s=longest_s, on_timeout=lambda: self._course.finish(Reason.QUEUE_TIMEOUT)
+            session_id=self._course.attempt.session_id,
+            waited_s=waited_s,
+            longest_s=queued.max_wait_s,
+            on_timeout=lambda: self._course.finish(Reason.QUEUE_TIMEOUT),
         )
         logger.info("session waits", extra=self._course.fields())
         self._course.presence.begin()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 
 from sessions_app.domain.admission import BackendView, TenantView, World, admit, decide
-from sessions_app.domain.queueing import Waiter, expired, promote, suspended
+from sessions_app.domain.queueing import Waiter, promote, suspended
 from sessions_app.domain.states import Reason
 from tests.domain.worlds import any_world, attempt, copied, queue_of, queues, tenant, view, world
 
@@ -74,13 +74,6 @@ def test_a_new_attempt_does_not_overtake_and_is_not_held_up_by_who_could_not_hav
     assert (same.queued, other.backend_id, blocked.queued) == (True, 11, True)
     made.release(tenant_id=1, backend_id=11, user="ann")
     assert [each.waiter.attempt.tenant_id for each in promote(made, waiting)] == [1]
-
-
-@pytest.mark.parametrize(("waited", "over"), [(59.9, False), (60.0, True)])
-def test_who_has_waited_as_long_as_the_quota_lets_them_is_expired(waited: float, over: bool) -> None:
-    waiting = [*queue_of(1, 1), *queue_of(2, 1), *queue_of(9, 1)]
-    made = world([view(10)], [tenant(1, max_queue_wait_s=60), tenant(2)], now=waited)
-    assert expired(made, waiting) == (waiting[:1] if over else [])
 
 
 def test_who_waits_at_a_suspended_tenant_is_told_and_never_promoted() -> None:
