@@ -127,6 +127,11 @@ class Presence:
             self._written = None
         self._tell()
 
+    @property
+    def expected(self) -> bool:
+        """Whether a connection is being taken up."""
+        return self._expected > 0
+
     def expect(self, change: int) -> None:
         """A connection is about to come (1), or has come or not (-1): until then the ledger is not told that the one before went.
 

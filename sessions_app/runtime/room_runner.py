@@ -167,7 +167,7 @@ class RoomRunner(SessionRunner):
     async def _tell_ledger(self, ending: Ending) -> None:
         end = End(self.attempt.session_id, _of_session(ending), detail=ending.detail, actor=ending.actor)
         try:
-            ended_here = await self._ledger.submit(end)
+            ended_here = await self._submit_end(end)
         except VoiceError as error:
             logger.error("session's end could not be recorded", extra={**self._course.fields(), "error": str(error)})  # noqa: TRY400
             return

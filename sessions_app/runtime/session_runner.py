@@ -77,6 +77,7 @@ class SessionRunner:
         self._gap_ms = 0
         self._dropped_at: float | None = None
         self._was_closed = False  # by its client, when it dropped last
+        self._kept = False  # it has had its slot while its client was on the way back, and nobody came yet
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     # --- what connections and operators do ---------------------------------------------------------------------------------
@@ -128,7 +129,9 @@ class SessionRunner:
         if (grace := self._timers.pop("grace", None)) is not None:
             grace.cancel()
         now = self._loop.time()
-        self._back_at = now if back is not None else None
+        # Who waited here has not started yet, and does not come back to a call, whenever it got its slot.
+        is_back = back is not None and (self._course.waiting is None or self._started is not None)
+        self._back_at = now if is_back else None
         if back is not None:
             self._gap_ms = round((now - dropped_at) * 1000) if dropped_at is not None else back.gap_ms
         if self._started is not None and not self.over:
@@ -188,6 +191,10 @@ class SessionRunner:
     def expect(self, change: int) -> None:
         """A client is coming back to this session (1), or has been answered (-1)."""
         self._presence.expect(change)
+        if self._kept and not self._presence.expected:
+            self._kept = False
+            if self._attachment is None:
+                self.finish(Reason.CLIENT_LOST)  # as it would have been without it
 
     def confirm(self) -> None:
         """Note that the newest connection has sent a frame: the resume tokens of those before are good no more."""
@@ -265,11 +272,12 @@ class SessionRunner:
         self._timers["idle"] = self._loop.call_later(left, self._watch_silence, idle_s)
 
     def _stop_waiting(self) -> bool:
-        """It has a slot: it has not started yet, whoever comes back. Return whether its client is here."""
+        """It has a slot: it has not started yet, whoever comes back. Return whether its client is here, or just coming back."""
         self._back_at = None
         if (grace := self._timers.pop("grace", None)) is not None:
             grace.cancel()
-        return self._attachment is not None
+        self._kept = self._attachment is None and self._presence.expected
+        return self._attachment is not None or self._kept
 
     def _begin_grace(self) -> None:
         """Count the grace from the drop, once the session is one that can be suspended."""
@@ -355,13 +363,26 @@ class SessionRunner:
         try:
             active_s = self._loop.time() - self._active_at if self._started is not None else 0.0
             with self._course.trace.end(reason, active_s=active_s):
-                await self._ledger.submit(
+                await self._submit_end(
                     End(self.attempt.session_id, reason, detail=detail, actor=ending.actor, node_id=self._presence.node_id)
                 )
         except VoiceError as error:
             logger.error("session's end could not be recorded", extra={**self._course.fields(), "error": str(error)})  # noqa: TRY400
             return
         logger.info("session over", extra={**self._course.fields(), "reason": reason.value, "dropped": self._dropped_frames()})
+
+    async def _submit_end(self, end: End) -> bool:
+        """Submit the end; False: the session has ended before, or another node has it.
+
+        Raises:
+            VoiceError: the ledger could not be asked.
+        """
+        ended = await self._ledger.submit(end)
+        if not ended and end.reason is Reason.QUEUE_TIMEOUT:
+            # It may have been promoted as its time ran out. No longest wait ends what has a slot, and nobody is here to use that.
+            late = replace(end, reason=Reason.CLIENT_LOST, detail="its longest wait was over as it got its slot")
+            ended = await self._ledger.submit(replace(late, node_id=self._presence.node_id))
+        return ended
 
     def _tell_client(self, ending: Ending) -> None:
         attachment = self._attachment
