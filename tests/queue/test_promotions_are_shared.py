@@ -11,14 +11,15 @@ from django.utils import timezone
 
 from sessions_app.domain.operations import End, Promoted
 from sessions_app.domain.states import Reason
-from sessions_app.models import BackendHealth, Slot, Waiter
+from sessions_app.models import BackendHealth, Session, Slot, Waiter
 from sessions_app.selectors import verification
 from sessions_app.services.ledger import Ledger
-from tenants.models import Tenant
+from tenants.models import Quota, Tenant
 from tests.world import admit, admitted, ledger_mark, make_backend, make_tenant
 
 SLOTS = 12
 ROUNDS = 40
+QUEUE = 10  # how many of a tenant may wait, where that is bounded
 
 
 def only_backend(cap: int) -> None:
@@ -60,6 +61,31 @@ def test_weights_three_and_one_share_promotions_three_to_one(ledger: Ledger, see
     assert shares[heavy.pk] / shares[light.pk] == pytest.approx(3, rel=0.1)
     assert Slot.objects.count() == SLOTS
     assert verification.discrepancies() == []
+    assert verification.history().findings == []
+
+
+def test_they_are_shared_as_well_where_bounded_queues_are_refilled_all_the_time(ledger: Ledger) -> None:
+    only_backend(SLOTS)
+    live = fill(ledger, flooding("others"), SLOTS)
+    heavy, light = flooding("heavy", weight=3), flooding("light", weight=1)
+    Quota.objects.filter(tenant__in=[heavy, light]).update(max_queue_length=QUEUE)
+    for each in (light, heavy):
+        fill(ledger, each, QUEUE)
+    tenant_of = dict(Session.objects.values_list("pk", "tenant_id"))
+    shares: Counter[int] = Counter()
+    order = random.Random(7)
+    for number in range(SLOTS * ROUNDS):
+        # Both ask again with each end; there is a place for the one whose waiter was let in.
+        attempts = [admit(each, f"user{number}") for each in order.sample([heavy, light], 2)]
+        tenant_of |= {each.attempt.session_id: each.attempt.tenant_id for each in attempts}
+        index = order.randrange(SLOTS)
+        ended, *answers = ledger.apply([End(live[index], Reason.COMPLETED), *attempts])
+        (promoted,) = ledger.promoted
+        assert (ended, sorted(admitted(each).verdict.queued for each in answers)) == (True, [False, True])
+        live[index] = promoted.session_id
+        shares[tenant_of[promoted.session_id]] += 1
+    assert Waiter.objects.filter(tenant_id=light.pk).count() == Waiter.objects.filter(tenant_id=heavy.pk).count() == QUEUE
+    assert shares[heavy.pk] / shares[light.pk] == pytest.approx(3, rel=0.1)
     assert verification.history().findings == []
 
 
