@@ -27,8 +27,8 @@ from sessions_app.runtime.database import in_thread
 from sessions_app.runtime.presence import Home
 from sessions_app.runtime.provider_side import Opens
 from sessions_app.runtime.room_side import RoomSide
-from sessions_app.runtime.session_runner import NOT_AN_END, TOLD_AFTER_S, SessionRunner
-from sessions_app.runtime.way_in import Ending, Way
+from sessions_app.runtime.session_runner import TOLD_AFTER_S, SessionRunner
+from sessions_app.runtime.way_in import NOT_AN_END, Ending, Way
 from sessions_app.selectors import rooms as rooms_now
 from sessions_app.selectors.rooms import RoomNow
 from sessions_app.services import ending as endings
@@ -120,7 +120,7 @@ class RoomRunner(SessionRunner):
         self._course.trace.close()
         if self._attachment is not None:
             self._tell_started(self._attachment)
-        else:
+        elif not self._kept:  # else its client is on the way back, and is told when it is here
             self._leave_alone(closed=self._was_closed)
 
     def _client(self) -> Mapping[str, object]:

@@ -24,7 +24,7 @@ from sessions_app.runtime.presence import Back, Home, Presence
 from sessions_app.runtime.provider_side import Opens, ProviderSide
 from sessions_app.runtime.relay import Relay
 from sessions_app.runtime.telemetry import UNTRACED
-from sessions_app.runtime.way_in import Course, Ending, Way, WayIn
+from sessions_app.runtime.way_in import NOT_AN_END, Course, Ending, Way, WayIn
 from sessions_app.selectors.places import Standing
 from sessions_app.services.exceptions import VoiceError
 
@@ -396,11 +396,3 @@ class SessionRunner:
 
     def _dropped_frames(self) -> int:
         return self._relay.uplink.dropped + self._relay.downlink.dropped if self._relay is not None else 0
-
-
-# Reasons that refuse an attempt, and what a session that has its slot already ends for instead.
-NOT_AN_END: Final = {
-    Reason.UNAVAILABLE: Reason.CONNECTION_FAILED,
-    Reason.OVERLOADED: Reason.CONNECTION_FAILED,
-    Reason.NODE_DRAINING: Reason.DRAINED,
-}

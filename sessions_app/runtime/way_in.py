@@ -26,6 +26,12 @@ logger = logging.getLogger(__name__)
 
 MAX_BACKENDS: Final = 3  # that are tried for one session before it fails
 FATE_S: Final = 3.0  # how long to wait for the reason why the ledger has a session no more
+# Reasons that refuse an attempt, and what a session that has its slot already ends for instead.
+NOT_AN_END: Final = {
+    Reason.UNAVAILABLE: Reason.CONNECTION_FAILED,
+    Reason.OVERLOADED: Reason.CONNECTION_FAILED,
+    Reason.NODE_DRAINING: Reason.DRAINED,
+}
 
 
 class Way(Enum):
