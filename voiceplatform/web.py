@@ -66,12 +66,19 @@ def _port(text: str) -> int:
     return port
 
 
-def _tell(ready: int | None) -> None:
-    # A full collection of garbage stops everybody's audio: for 0.1 s with what is loaded, which stays and need not be walked, and for as
-    # long again with a thousand connections. They leave no cycles behind when they close, so it may come a hundred times less often.
+def collect_seldom() -> None:
+    """Set the garbage collector up for a process that has loaded all that it needs and serves from now on.
+
+    A full collection stops everybody's audio: for 0.1 s with what is loaded, which stays and need not be walked, and for as long again
+    with a thousand connections. They leave no cycles behind when they close, so it may come a hundred times less often.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTION_AFTER)
+
+
+def _tell(ready: int | None) -> None:
+    collect_seldom()
     if ready is not None:
         os.write(ready, b"ready\n")
         os.close(ready)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from benchmarks.admission.work import Asynchronous, Blocking, Load, Result, run_tasks, run_threads, rush_tasks, rush_threads
 from benchmarks.harness.workers import Message, Parent, serve
+from voiceplatform import web
 
 
 class Methods:
@@ -89,9 +90,10 @@ KIND: Final = "result"
 
 async def main(parent: Parent) -> None:
     """Do what the benchmark says until it says no more."""
-    gc.enable()  # as in a web process; a pause of it is one of the method's own
     methods = Methods(parent.configuration)
     await methods.open()
+    web.collect_seldom()
+    gc.enable()  # as in a web process; a pause of it is one of the method's own
     parent.tell("ready")
     got: list[object] = []
     while (told := await parent.next())["do"] != "stop":

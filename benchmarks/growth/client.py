@@ -11,6 +11,7 @@ import uuid_utils.compat
 
 from benchmarks.admission.work import Load, run_tasks
 from benchmarks.harness.workers import Parent, serve
+from voiceplatform import web
 
 AT_ONCE: Final = 512
 
@@ -61,7 +62,6 @@ class Live:
 
 async def main(parent: Parent) -> None:
     """Do what the benchmark says until it says no more."""
-    gc.enable()  # as in a web process
     import django
 
     django.setup()
@@ -69,6 +69,8 @@ async def main(parent: Parent) -> None:
 
     ours = Ours()
     await ours.open()
+    web.collect_seldom()
+    gc.enable()  # as in a web process
     live = Live(ours)
     parent.tell("ready")
     while (told := await parent.next())["do"] != "stop":
