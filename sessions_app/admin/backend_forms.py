@@ -129,7 +129,7 @@ class BackendForm(WhyForm):
         """Last of all, since it takes the ledger's lock of this backend where the cap is changed."""
         if "name" in self.changed_data and (tenants := configuration.reserving_on(self.initial["name"])):
             self.add_error("name", f"Quotas name this backend for their reserved slots: {', '.join(tenants)}. Change them first.")
-        elif "cap" in self.changed_data:
+        elif "cap" in self.changed_data and "enabled" not in self.changed_data:  # together they are the trigger's
             try:
                 configuration.check_cap(backend_id=self.instance.pk, cap=self.cleaned_data["cap"])
             except ValidationError as error:

@@ -5,6 +5,7 @@ the form, saved or not. Refuses: to delete a backend that has history, and to re
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -13,8 +14,9 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import JSONField, Model, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse, QueryDict
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
@@ -33,8 +35,10 @@ from tenants.admin.editing import LimitsAdmin
 
 if TYPE_CHECKING:  # Django's own classes take no type arguments when they run
     AccessTabularInline = admin.TabularInline[BackendAccess, Backend]
+    AnyAccessFormSet = forms.BaseInlineFormSet[BackendAccess, Backend, Any]
 else:
     AccessTabularInline = admin.TabularInline
+    AnyAccessFormSet = forms.BaseInlineFormSet
 
 
 MOST_ROOMS: Final = 500  # of a page
@@ -49,10 +53,30 @@ def _moment(at: datetime | None) -> str:
     return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else "never"
 
 
+class AccessFormSet(AnyAccessFormSet):
+    """Asks whether tenants could still use the backends that they reserved slots on."""
+
+    def clean(self) -> None:
+        """Look at who may use this backend from now on, and who may not."""
+        super().clean()
+        if any(self.errors):
+            return
+        allowed: set[int] = set()
+        forbidden: set[int] = set()
+        for each in self.forms:
+            tenant = None if each in self.deleted_forms else each.cleaned_data.get("tenant")
+            was, now = each.initial.get("tenant"), tenant.pk if tenant is not None else None
+            if was != now:
+                allowed.update([] if now is None else [now])
+                forbidden.update([] if was is None else [was])
+        configuration.check_access(backend_id=self.instance.pk, allowed=allowed - forbidden, forbidden=forbidden - allowed)
+
+
 class AccessInline(AccessTabularInline):
     """Which tenants may use it, where that is restricted."""
 
     model = BackendAccess
+    formset = AccessFormSet
     extra = 0
     autocomplete_fields: ClassVar[list[str]] = ["tenant"]
     verbose_name = "tenant that may use this backend"
@@ -95,6 +119,16 @@ class BackendAdmin(LimitsAdmin):
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         """Begin with the provider that is picked."""
         return {**super().get_changeform_initial_data(request), "provider": self._provider(request, None)}
+
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Lock the tenants whose access is edited before the form locks the backend: the other order locks the ledger out."""
+        if request.method != "POST" or not (self.has_change_permission(request) or self.has_add_permission(request)):
+            return super().changeform_view(request, object_id, form_url, extra_context)
+        with transaction.atomic():
+            configuration.lock_tenants(_tenants_of_access(request.POST))
+            return super().changeform_view(request, object_id, form_url, extra_context)
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> HttpResponse:
         """Put the test of the connection below what it tests."""
@@ -250,6 +284,23 @@ class BackendAdmin(LimitsAdmin):
         if kept:
             return [str(each) for each in objs], {}, set(), kept
         return super().get_deleted_objects(objs, request)
+
+
+def _tenants_of_access(posted: QueryDict) -> set[int]:
+    """Return the ids of tenants whom a posted form lets use the backend, or not any more."""
+    found: dict[tuple[str, str], int] = {}
+    for name in posted:
+        named, value = re.fullmatch(r"access-([0-9]{1,9})-(id|tenant)", name), str(posted[name])
+        if named and re.fullmatch(r"[0-9]{1,15}", value):
+            found[named[1], named[2]] = int(value)
+    rows = BackendAccess.objects.filter(pk__in=[each for (_, field), each in found.items() if field == "id"])
+    was = dict(rows.values_list("pk", "tenant_id"))
+    tenants: set[int | None] = set()
+    for number in {number for number, _ in found}:
+        before, after = was.get(found.get((number, "id"), 0)), found.get((number, "tenant"))
+        if before != after or f"access-{number}-DELETE" in posted:
+            tenants |= {before, after}
+    return {each for each in tenants if each is not None}
 
 
 def _has_history(backend: Backend) -> bool:

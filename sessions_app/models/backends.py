@@ -101,7 +101,10 @@ class BackendHealth(models.Model):
 
 
 class BackendAccess(models.Model):
-    """This tenant may use this backend. A tenant without any row may use every enabled backend."""
+    """This tenant may use this backend. A tenant without any row may use every enabled backend.
+
+    A limit of the tenant: triggers record each change under its lock, and refuse one that moves reserved slots where there is no room.
+    """
 
     tenant = models.ForeignKey(Tenant, models.CASCADE, related_name="+")
     backend = models.ForeignKey(Backend, models.CASCADE, related_name="access")

@@ -64,7 +64,10 @@ class Claim(models.Model):
 
 
 class LimitChange(models.Model):
-    """One change of a limit, recorded by trigger with a sequence number taken under the scope's lock. Never edited."""
+    """One change of a limit, recorded by trigger with a sequence number taken under the scope's lock. Never edited.
+
+    A record of scope ``access`` tells only that from its number on it is recorded who may use which backend.
+    """
 
     seq = models.BigIntegerField()
     scope = models.CharField(max_length=10)

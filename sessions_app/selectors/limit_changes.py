@@ -28,19 +28,20 @@ _SOURCES: Final = {
     "tenants_override": "override",
     "sessions_app_backend": "backend",
     "sessions_app_platform": "platform",
+    "sessions_app_backendaccess": "access",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
-    """One field's values, as people read them; ``old`` is empty where nothing may be said of it."""
+    """One field's values, as people read them; ``old`` is empty where nothing may be said of it, ``field`` where the values say it."""
 
     field: str
     old: str
     new: str
 
     def __str__(self) -> str:
-        return f"{self.field} {self.old} → {self.new}" if self.old else f"{self.field} {self.new}"
+        return f"{self.field} {self.old} → {self.new}".lstrip() if self.old else f"{self.field} {self.new}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,8 @@ def described(rows: Iterable[LimitChange]) -> list[Change]:
 
 def _names(model: type[Tenant | Backend], field: str, rows: list[LimitChange], scope: str) -> list[tuple[int, str]]:
     ids = {row.ref for row in rows if row.scope == scope}
+    if scope == "backend":  # that tenants may use
+        ids |= {each for row in rows for side in (row.old, row.new) if isinstance(each := _values(side).get("backend_id"), int)}
     return list(model._default_manager.filter(pk__in=ids).values_list("pk", field)) if ids else []
 
 
@@ -108,12 +111,22 @@ def _describe(row: LimitChange, names: Mapping[tuple[str, int], str]) -> Change:
     name = names.get((row.scope, row.ref)) or str(either.get("slug") or either.get("name") or f"number {row.ref}")
     made = ""
     if row.old is None or row.new is None:
-        made = f"{'made' if row.old is None else 'deleted'}{_content(kind, either)}"
+        content = f": {_backend(either, names)}" if kind == "access" and either else _content(kind, either)
+        made = f"{'made' if row.old is None else 'deleted'}{content}"
     fields = () if made else tuple(_changed(old, new))
+    if kind == "access" and not made:
+        fields = (FieldChange("", _backend(old, names), _backend(new, names)),)
     why = row.note or (str(either.get("note") or "") if kind == "override" else "")
     who = row.actor or f"database user {row.db_user}"
-    what = "platform" if kind == "platform" else f"{kind} of {name}" if kind in {"quota", "override"} else f"{kind} {name}"
+    if row.scope == "access":
+        return Change(row.seq, row.at, row.scope, "record of access", "", made, fields, who, why)
+    what = "platform" if kind == "platform" else f"{kind} of {name}" if kind in {"quota", "override", "access"} else f"{kind} {name}"
     return Change(row.seq, row.at, row.scope, what, "" if kind == "platform" else name, made, fields, who, why)
+
+
+def _backend(row: Mapping[str, Any], names: Mapping[tuple[str, int], str]) -> str:
+    number = row.get("backend_id")
+    return f"backend {names.get(('backend', number), f'number {number}') if isinstance(number, int) else number}"
 
 
 def _values(recorded: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The record of limits, checked: each change begins with what the one before it left, and the last one is what is in force now.
 
-A quota, each override of it, its tenant, a backend and the platform have a chain of their own. Compared are the fields that both sides
-have, since a later version may add some; not compared are secrets, which are never recorded.
+A quota, each override of it, each backend that its tenant may use, the tenant, a backend and the platform have a chain of their own.
+Compared are the fields that both sides have, since a later version may add some; not compared are secrets, which are never recorded.
 
 Pure: rows come from ``verification``, one chain after the other; one record is held at a time.
 """
@@ -17,31 +17,33 @@ from sessions_app.selectors.replay import Findings
 
 NOW: Final = 2**63 - 1  # the number of what is in force now
 LIMITS: Final[Mapping[str, tuple[str, ...]]] = {
-    "quota": ("max_concurrent_sessions", "max_sessions_per_user", "burst"),
+    "quota": ("max_concurrent_sessions", "max_sessions_per_user", "burst", "reserved"),
     "backend": ("cap",),
     "platform": ("max_concurrent_sessions",),
 }
 _NOT_COMPARED: Final = frozenset({"secrets", "updated_at"})
 OVERRIDE: Final = "override "
+ACCESS: Final = "access "
 _OF_OVERRIDE: Final = ("change", "starts_at", "ends_at")
 
 
 def kind_of(alias: str) -> str:
     """Return the SQL for what a row of ``sessions_app_limitchange`` is about: rows of one scope that agree in it are one chain.
 
-    Quota, overrides and tenant share the scope ``tenant``; only a tenant has a slug, only an override an end.
+    Quota, overrides, access and tenant share the scope ``tenant``; a tenant alone has a slug, an override an end, access a backend.
     """
     row = f"coalesce({alias}.new, {alias}.old)"
     return (
         f"CASE WHEN {alias}.scope <> 'tenant' THEN {alias}.scope WHEN {row} ? 'slug' THEN 'tenant'"
-        f" WHEN {row} ? 'ends_at' THEN '{OVERRIDE}' || ({row} ->> 'id') ELSE 'quota' END"
+        f" WHEN {row} ? 'ends_at' THEN '{OVERRIDE}' || ({row} ->> 'id')"
+        f" WHEN {row} ? 'backend_id' THEN '{ACCESS}' || ({row} ->> 'id') ELSE 'quota' END"
     )
 
 
 class Record(NamedTuple):
     """A ``LimitChange`` with its JSON as text, or (``seq`` is ``NOW``) the row itself as ``new``.
 
-    ``kind`` is what the row is: quota, tenant, backend, platform, or "override" with its id.
+    ``kind`` is what the row is: quota, tenant, backend, platform, or "override" or "access" with its id.
     """
 
     scope: str
@@ -114,11 +116,18 @@ def microseconds(text: object) -> int | None:
 def _unreadable(kind: str, row: Mapping[str, Any]) -> list[str]:
     if kind.startswith(OVERRIDE):
         return [each for each in _OF_OVERRIDE if microseconds(row.get(each)) is None and type(row.get(each)) is not int]
-    return [each for each in LIMITS.get(kind, ()) if not _is_limit(row.get(each, ""))]
+    if kind.startswith(ACCESS):
+        return [] if _is_limit(row.get("backend_id", "")) and row["backend_id"] else ["backend_id"]
+    wrong = ["burst_below"] if kind == "backend" and not _is_share(row.get("burst_below")) else []
+    return wrong + [each for each in LIMITS.get(kind, ()) if not _is_limit(row.get(each, ""))]
 
 
 def _is_limit(value: object) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _name(record: Record) -> str:
@@ -127,4 +136,4 @@ def _name(record: Record) -> str:
             return f"the quota of tenant {record.ref}"
         case "platform":
             return "the platform"
-    return f"{record.kind} of tenant {record.ref}" if record.kind.startswith(OVERRIDE) else f"{record.scope} {record.ref}"
+    return f"{record.kind} of tenant {record.ref}" if record.kind.startswith((OVERRIDE, ACCESS)) else f"{record.scope} {record.ref}"

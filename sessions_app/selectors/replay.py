@@ -5,8 +5,11 @@ All events of one ledger transaction have one sequence number, and only its outc
 Numbers are taken under the locks of the scopes, so that within a scope their order is that of the commits.
 
 A tenant's limit is the most that it may have, its burst included. A limit lowered below what is in use ends nobody: wrong is only to let
-one more into a scope that is then above its limit. Up to the horizon of a prune the history has gaps: there it is only counted, and
-compared with the opening balance.
+one more into a scope that is then above its limit. Whether a start was a burst, and one that was allowed, and whether it left free what
+others had reserved, is in ``replay_starts``. Health is not in the history, and needs not be: nobody starts on a backend that is ill, so
+what is reserved there is kept from nobody. Up to the horizon of a prune the history has gaps: there it is only counted, and compared with
+the opening balance. Before the record of who may use which backend began, nobody can say where reservations stood: there they are not
+looked at.
 
 Pure, in constant memory for each live session and each scope: rows come from ``verification``, in the order of their numbers.
 """
@@ -15,10 +18,9 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from sessions_app.domain.states import LIVE_STATES, SLOT_STATES, TRANSITIONS, State
-
-Scope = tuple[str, int, str]  # its name, the id of the tenant or backend (0: the platform), the user where it is one's
-PLATFORM: Final[Scope] = ("platform", 0, "")
+from sessions_app.domain.states import LIVE_STATES, SLOT_STATES, TRANSITIONS
+from sessions_app.selectors.replay_limits import PLATFORM, Access, InForce, Kept, Limit, Override, Scope
+from sessions_app.selectors.replay_starts import ASKED, MOVED, WAITED, Check, Start
 
 _SLOT: Final = frozenset(state.value for state in SLOT_STATES)
 _LIVE: Final = frozenset(state.value for state in LIVE_STATES)
@@ -44,7 +46,10 @@ class Findings:
 
 
 class Event(NamedTuple):
-    """A ``SessionEvent``, ``at_us`` in microseconds since 1970; the last three are of its session, and known with its first event only."""
+    """A ``SessionEvent``, ``at_us`` in microseconds since 1970; the last four are of its session, and known with its first event only.
+
+    ``burst`` is also known with the event that lets in who waited.
+    """
 
     id: int
     seq: int
@@ -57,29 +62,7 @@ class Event(NamedTuple):
     session_tenant_id: int | None = None
     user: str | None = None
     first: bool | None = None
-
-
-class Limit(NamedTuple):
-    """Limits of a scope from this number on. None is unlimited; the last two are a tenant's."""
-
-    seq: int
-    scope: str
-    ref: int
-    limit: int | None
-    user_limit: int | None = None
-    burst: int = 0
-
-
-class Override(NamedTuple):
-    """What is added to one limit of a tenant from one time to another, in microseconds since 1970; as it is from this number on."""
-
-    seq: int
-    id: str
-    tenant_id: int
-    field: str
-    change: int
-    starts_us: int
-    ends_us: int
+    burst: bool | None = None
 
 
 class Live(NamedTuple):
@@ -92,9 +75,16 @@ class Live(NamedTuple):
 
 
 class Replay:
-    """Feed it with ``limit`` and ``event``, in the order of their numbers; then ask ``settle``, then ``compare``."""
+    """Feed it with ``limit``, ``override``, ``access`` and ``event``, in the order of their numbers; then ask ``settle``, then ``compare``.
 
-    def __init__(self, *, horizon: int, opening: Mapping[Scope, int], found: Findings) -> None:
+    Args:
+        horizon: The number up to which the history was pruned.
+        opening: What was in use then.
+        access_since: The number from which on it is known who may use which backend.
+        found: What is found goes there.
+    """
+
+    def __init__(self, *, horizon: int, opening: Mapping[Scope, int], access_since: int, found: Findings) -> None:
         self.live: dict[UUID, Live] = {}
         self.used: dict[Scope, int] = {}
         self.events = self.attempts = self.admissions = self.limits = 0
@@ -104,9 +94,13 @@ class Replay:
         self._found = found
         self._horizon = horizon
         self._opening: Mapping[Scope, int] | None = opening if horizon else None
-        self._in_force: dict[tuple[str, int], Limit | None] = {}
-        self._overrides: dict[int, dict[str, Override]] = {}  # of each tenant
+        self._access_since = access_since
+        self._in_force, self._kept = InForce(), Kept()
+        self._without: set[Scope] = set()  # no limit is on record, which was said
         self._entered: set[Scope] = set()
+        self._starts: list[Start] = []
+        self._before: dict[Scope, int] = {}  # in use of each tenant that this transaction touched, before it
+        self._check_of_starts = Check(self.used, self._place_of, in_force=self._in_force, kept=self._kept)
         self._last_ids: dict[int, int] = {}  # of each tenant
         self._turn_us: int | None = None
 
@@ -115,16 +109,20 @@ class Replay:
         """Put a limit in force."""
         self._turn(limit.seq, None)
         self.limits += 1
-        self._in_force[limit.scope, limit.ref if limit.scope != "platform" else 0] = limit
+        self._in_force.put(limit)
+        self._kept.put(limit)
 
     def override(self, override: Override) -> None:
         """Change a tenant's limit for a time; one that changes it by nothing takes the one before it away."""
         self._turn(override.seq, None)
         self.limits += 1
-        of_tenant = self._overrides.setdefault(override.tenant_id, {})
-        of_tenant.pop(override.id, None)
-        if override.change:
-            of_tenant[override.id] = override
+        self._in_force.override(override, now_us=self.last_us or 0)
+
+    def access(self, access: Access) -> None:
+        """Let a tenant use a backend, or no more."""
+        self._turn(access.seq, None)
+        self.limits += 1
+        self._kept.access(access)
 
     def event(self, event: Event) -> None:
         """Count one event, and say what is wrong with it."""
@@ -164,32 +162,30 @@ class Replay:
                     self._found.add(
                         f"at sequence number {self.last_seq} {name_of(scope)} let one in and had {used} in use, its limit was {limit}"
                     )
+            if self._starts:
+                self._check_starts()
         self._entered.clear()
+        self._starts.clear()
+        self._before.clear()
+
+    def _check_starts(self) -> None:
+        check, reserved = self._check_of_starts, self.last_seq > self._access_since
+        for start, what in (*check.marks(self._starts, self._before, self._turn_us or 0), *check.places(self._starts, reserved=reserved)):
+            self._found.add(f"at sequence number {self.last_seq} session {start.session_id} of tenant {start.tenant_id} started {what}")
+
+    def _place_of(self, session_id: UUID) -> int | None:
+        live = self.live.get(session_id)
+        return live.backend_id if live is not None and live.state in _SLOT else None
 
     def _limit_of(self, scope: Scope) -> int | None:
-        name, ref, _ = scope
-        key = ("tenant", ref) if name == "user" else (name, ref)
         try:
-            limit = self._in_force[key]
+            return self._in_force.of(scope, self._turn_us or 0)
         except KeyError:
-            limit = self._in_force[key] = None  # said once
-            self._found.add(f"at sequence number {self.last_seq} no limit of {name_of((*key, ''))} is on record")
-        if limit is None:
+            of = ("tenant", scope[1], "") if scope[0] == "user" else scope
+            if of not in self._without:
+                self._without.add(of)
+                self._found.add(f"at sequence number {self.last_seq} no limit of {name_of(of)} is on record")
             return None
-        if name == "user":
-            return self._overridden(ref, "max_sessions_per_user", limit.user_limit)
-        if name != "tenant":
-            return limit.limit
-        own = self._overridden(ref, "max_concurrent_sessions", limit.limit)
-        return own + (self._overridden(ref, "burst", limit.burst) or 0) if own is not None else None
-
-    def _overridden(self, tenant_id: int, field: str, value: int | None) -> int | None:
-        """Return a figure as it was at this transaction's time, which is the time that the ledger decided by."""
-        if value is None or tenant_id not in self._overrides:
-            return value
-        at = self._turn_us or 0
-        changes = (each for each in self._overrides[tenant_id].values() if each.field == field)
-        return max(0, value + sum(each.change for each in changes if each.starts_us <= at < each.ends_us))
 
     def _cross(self) -> None:
         opening, self._opening = self._opening or {}, None
@@ -228,7 +224,7 @@ class Replay:
             return
         if event.tenant_id != was.tenant_id:
             self._wrong(event, f"is of tenant {event.tenant_id}, the one before it of tenant {was.tenant_id}")
-        if event.backend_id != was.backend_id and was.state in _SLOT and not was.state == event.new == State.STARTING:
+        if event.backend_id != was.backend_id and was.state in _SLOT and was.state != event.new:
             self._wrong(event, f"is on backend {event.backend_id}, the one before it on backend {was.backend_id}")
 
     def _wrong(self, event: Event, what: str) -> None:
@@ -242,9 +238,15 @@ class Replay:
             self.live[event.session_id] = now
         elif was is not None:
             del self.live[event.session_id]
-        held, holds, used = scopes_of(was), scopes_of(now), self.used
-        if held == holds:
-            return
+        held, holds = scopes_of(was), scopes_of(now)
+        if held != holds:
+            self._take(held, holds, sound)
+            self._place(event, was if held else None, now if holds else None, sound)
+
+    def _take(self, held: tuple[Scope, ...], holds: tuple[Scope, ...], sound: bool) -> None:
+        used = self.used
+        for scope in held[1:2] or holds[1:2]:
+            self._before.setdefault(scope, used.get(scope, 0))
         for scope in held:
             if scope not in holds:
                 if used[scope] == 1:
@@ -257,6 +259,16 @@ class Replay:
                 if sound:
                     self._entered.add(scope)
         self.admissions += bool(holds and not held)
+
+    def _place(self, event: Event, was: Live | None, now: Live | None, sound: bool) -> None:
+        """Note that a session gets a slot, gives it back, or has it somewhere else from now on."""
+        if was is not None:
+            self._kept.count(was.tenant_id, was.backend_id, -1)
+        if now is not None:
+            self._kept.count(now.tenant_id, now.backend_id, 1)
+            if sound:
+                how = MOVED if was is not None else WAITED if event.old else ASKED
+                self._starts.append(Start(event.session_id, now.tenant_id, now.backend_id, how, event.burst))
 
     # --- the end ---------------------------------------------------------------------------------------------------------
     def compare(self, *, slots: Iterable[tuple[UUID, str, int, int, str]], counters: Iterable[tuple[str, int, int]]) -> None:

@@ -5,6 +5,7 @@ which have no index on the state on purpose. The history is streamed, ``CHUNK`` 
 What leaves no trace is not found: a session that is over, taken away with all of its events.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from typing import Any, Final
 from django.db import connection, transaction
 
 from sessions_app.selectors import limit_records
-from sessions_app.selectors.limit_records import NOW, OVERRIDE, Record, kind_of, microseconds
-from sessions_app.selectors.replay import Event, Findings, Limit, Override, Replay, Scope
+from sessions_app.selectors.limit_records import ACCESS, NOW, OVERRIDE, Record, kind_of, microseconds
+from sessions_app.selectors.replay import Event, Findings, Replay
+from sessions_app.selectors.replay_limits import Access, Limit, Override, Scope
 
 CHECKS: Final = {
     "counter of tenant {} says {} in use, its slots are {}": """
@@ -55,24 +57,26 @@ CHUNK: Final = 2_000
 
 _OPENING: Final = """
 SELECT scope, ref, "user", active, seq FROM sessions_app_openingbalance ORDER BY scope <> 'platform', scope, ref, 3"""
-# What a replay needs of the session comes with its first event: one look-up a session, whatever plan the rest has.
+# What a replay needs of the session comes with its start: look-ups by key, whatever plan the rest has.
 _EVENTS: Final = """
 SELECT e.id, e.seq, e.session_id, e.old, e.new, (extract(epoch FROM e.at) * 1000000)::bigint, e.tenant_id, e.backend_id,
     CASE WHEN e.old = '' THEN (SELECT s.tenant_id FROM sessions_app_session s WHERE s.id = e.session_id) END,
     CASE WHEN e.old = '' THEN (SELECT s."user" FROM sessions_app_session s WHERE s.id = e.session_id) END,
     CASE WHEN e.old = '' THEN NOT EXISTS (
-        SELECT FROM sessions_app_sessionevent b WHERE b.session_id = e.session_id AND b.id < e.id) END
+        SELECT FROM sessions_app_sessionevent b WHERE b.session_id = e.session_id AND b.id < e.id) END,
+    CASE WHEN e.new = 'starting' AND e.old <> 'starting' THEN (SELECT s.burst FROM sessions_app_session s WHERE s.id = e.session_id) END
 FROM sessions_app_sessionevent e ORDER BY e.seq, e.id"""
 _LIMITS: Final = f"""
-SELECT c.seq, c.scope, c.ref, {kind_of("c")}, c.new IS NULL,
-    c.new ->> CASE c.scope WHEN 'backend' THEN 'cap' ELSE 'max_concurrent_sessions' END, c.new ->> 'max_sessions_per_user',
-    c.new ->> 'burst', c.new ->> 'field', c.new ->> 'change', c.new ->> 'starts_at', c.new ->> 'ends_at'
-FROM sessions_app_limitchange c WHERE {kind_of("c")} <> 'tenant' ORDER BY c.seq, c.id"""  # noqa: S608 - of constants
+SELECT c.seq, c.scope, c.ref, {kind_of("c")}, c.new::text FROM sessions_app_limitchange c
+WHERE c.scope <> 'access' AND {kind_of("c")} <> 'tenant' ORDER BY c.seq, c.id"""  # noqa: S608 - of constants
+# A version that did not record who may use which backend left its mark where the record begins.
+_ACCESS_SINCE: Final = "SELECT coalesce(max(seq), 0) FROM sessions_app_limitchange WHERE scope = 'access'"
 _RECORDS: Final = f"""
 SELECT scope COLLATE "C", ref, kind COLLATE "C", seq, id, old::text, new::text FROM (
-    SELECT scope, ref, {kind_of("c")} AS kind, seq, id, old, new FROM sessions_app_limitchange c
+    SELECT scope, ref, {kind_of("c")} AS kind, seq, id, old, new FROM sessions_app_limitchange c WHERE scope <> 'access'
     UNION ALL SELECT 'tenant', tenant_id, 'quota', {NOW}, 0, NULL, to_jsonb(q) FROM tenants_quota q
     UNION ALL SELECT 'tenant', tenant_id, '{OVERRIDE}' || id, {NOW}, 0, NULL, to_jsonb(o) FROM tenants_override o
+    UNION ALL SELECT 'tenant', tenant_id, '{ACCESS}' || id, {NOW}, 0, NULL, to_jsonb(a) FROM sessions_app_backendaccess a
     UNION ALL SELECT 'tenant', id, 'tenant', {NOW}, 0, NULL, to_jsonb(t) FROM tenants_tenant t
     UNION ALL SELECT 'backend', id, 'backend', {NOW}, 0, NULL, to_jsonb(b) - 'secrets' FROM sessions_app_backend b
     UNION ALL SELECT 'platform', id, 'platform', {NOW}, 0, NULL, to_jsonb(p) FROM sessions_app_platform p
@@ -118,7 +122,7 @@ def history() -> History:
             found.add(sentence)
         opening, horizon = _opening(found)
         limit_records.check(map(Record._make, _stream(_RECORDS)), horizon=horizon, found=found)
-        replay = Replay(horizon=horizon, opening=opening, found=found)
+        replay = Replay(horizon=horizon, opening=opening, access_since=next(_stream(_ACCESS_SINCE))[0], found=found)
         _feed(replay)
         replay.compare(slots=_stream(_SLOTS), counters=_stream(_COUNTERS))
         given_out = next(_stream(_GIVEN_OUT))[0]
@@ -175,26 +179,48 @@ def _feed(replay: Replay) -> None:
     replay.settle()
 
 
-def _change(replay: Replay, seq: int, scope: str, ref: int, kind: str, gone: bool, *fields: str | None) -> None:  # noqa: PLR0917
-    limit, user_limit, burst, field, change, starts_at, ends_at = fields
+def _change(replay: Replay, seq: int, scope: str, ref: int, kind: str, new: str | None) -> None:  # noqa: PLR0917
+    """Hand over a record. What is no limit counts as unlimited here, or as not told: the check of the records names it."""
+    row = json.loads(new) if new is not None else None
     if kind.startswith(OVERRIDE):
-        starts_us, ends_us = microseconds(starts_at) or 0, microseconds(ends_at) or 0
-        by = int(change) if not gone and change is not None and change.removeprefix("-").isdecimal() else 0
-        replay.override(Override(seq, kind, ref, field or "", by, starts_us, ends_us))
-    elif gone:
+        starts_us, ends_us = microseconds(_of(row, "starts_at")) or 0, microseconds(_of(row, "ends_at")) or 0
+        replay.override(Override(seq, kind, ref, str(_of(row, "field")), _number(_of(row, "change")) or 0, starts_us, ends_us))
+    elif kind.startswith(ACCESS):
+        replay.access(Access(seq, kind, ref, _number(_of(row, "backend_id"))))
+    elif row is None:
         # Nobody is let in where there is nothing; without its row, the platform has no cap.
         replay.limit(Limit(seq, scope, ref, None if scope == "platform" else 0))
+    elif scope == "backend":
+        share, name = _of(row, "burst_below"), _of(row, "name")
+        below = float(share) if isinstance(share, int | float) else None
+        replay.limit(
+            Limit(seq, scope, ref, _number(_of(row, "cap")), burst_below=below, name=str(name), enabled=_of(row, "enabled") is True)
+        )
     else:
-        replay.limit(Limit(seq, scope, ref, _number(limit), _number(user_limit), _number(burst) or 0))
+        replay.limit(
+            Limit(
+                seq,
+                scope,
+                ref,
+                _number(_of(row, "max_concurrent_sessions")),
+                _number(_of(row, "max_sessions_per_user")),
+                _number(_of(row, "burst")) or 0,
+                _number(_of(row, "reserved")) or 0,
+                str(_of(row, "reserved_backend") or ""),
+            )
+        )
+
+
+def _of(row: object, field: str) -> object:
+    return row.get(field) if isinstance(row, dict) else None
 
 
 def _time(us: int | None) -> datetime | None:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us) if us is not None else None
 
 
-def _number(text: str | None) -> int | None:
-    """Read a limit. What is none counts as unlimited here: the check of the records names it."""
-    return int(text) if text is not None and text.isdecimal() else None
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """Edits of backends and of the platform, for commands and the first start, and what has to fit together when limits are edited.
 
 Owns: that reserved slots fit below their backend's cap. It is checked under the locks that the ledger and the triggers take, in the order
-in which they take them (row, tenant, backend), so that what was checked is still so when it is written; a trigger checks the same again.
-Limits act on the next batch of the ledger.
+in which they take them (row, tenants, backends), so that what was checked is still so when it is written; a trigger checks the same again,
+and alone where reserved slots move with their tenant's access or with the first backend that is enabled. Limits act on the next batch of
+the ledger.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from django.core.exceptions import ValidationError
@@ -37,26 +38,18 @@ def set_backend(*, name: str, values: Mapping[str, str], actor: str = "", note: 
     """Change the named backend, or make it; return it, and whether it was made. ``actor`` and ``note``: who does it, and why.
 
     Raises:
-        ValidationError: an unknown field, a wrong value, a cap below what is reserved, or a new backend without a provider.
+        ValidationError: an unknown field, a wrong value, a cap below what is or would be reserved, on this or on another backend, or a new
+            backend without a provider.
     """
     # no_key: a session's insert must not wait for this row while its transaction holds the lock that this edit will want.
     backend = Backend.objects.select_for_update(no_key=True).filter(name=name).first()
     made = backend is None
     if backend is None:
         backend = Backend(name=name)
-    cap = backend.cap
     _assign(backend, values, BACKEND_FIELDS)
     backend.full_clean()
-    if backend.cap != cap and not made:
-        check_cap(backend_id=backend.pk, cap=backend.cap)
     tenant_services.name_editor(actor=actor, note=note)
-    try:
-        with transaction.atomic():
-            backend.save()
-    except DatabaseError as error:
-        if sentence := extensions.refusal(error):
-            raise ValidationError(sentence) from None
-        raise
+    _save(backend)
     return backend, made
 
 
@@ -66,6 +59,9 @@ def keep_livekit(*, name: str, url: str, api_key: str, api_secret: str, echo_age
 
     Everything else about it is an operator's: an agent that they set in the echo agent's place stays. A key that gives way to another is
     kept as the previous one, since webhooks may still be signed with it.
+
+    Raises:
+        ValidationError: more is reserved on a backend of this name than it would have.
     """
     backend = Backend.objects.select_for_update(no_key=True).filter(name=name).first()
     keys = {"api_key": api_key, "api_secret": api_secret}
@@ -88,7 +84,7 @@ def keep_livekit(*, name: str, url: str, api_key: str, api_secret: str, echo_age
         backend.options = options
     backend.full_clean()
     tenant_services.name_editor(actor=actor, note=note)
-    backend.save()
+    _save(backend)
     return True
 
 
@@ -123,13 +119,18 @@ def check_reservation(quota: Quota) -> None:
         _check_usable(quota.reserved_backend, tenant_id)
     if not quota.reserved:
         return
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [TENANT_KEY + tenant_id])
-        cursor.execute(_WHERE, [tenant_id, quota.reserved_backend])
-        backend_id = cursor.fetchall()[0][0]
+    lock_tenants([tenant_id])
+    before, backend_id = _reservation(quota), _place(tenant_id, quota.reserved_backend)
+    # Both, since the trigger takes both: the one that is left, too, and the lower one first.
+    _lock_backends({backend_id, _place(tenant_id, before[1]) if before is not None and before[0] else None})
     if backend_id is not None:
         name, cap, others = _reserved(backend_id, but=tenant_id)
         _fit(name, cap, others + quota.reserved)
+
+
+def give_up_reservation(*, tenant_id: int) -> None:
+    """Free a tenant's reserved slots before it is deleted: its access goes before its quota does, and would move them somewhere else."""
+    Quota.objects.filter(tenant_id=tenant_id, reserved__gt=0).update(reserved=0)
 
 
 def check_cap(*, backend_id: int, cap: int | None) -> None:
@@ -141,6 +142,35 @@ def check_cap(*, backend_id: int, cap: int | None) -> None:
     list(Backend.objects.select_for_update(no_key=True).filter(pk=backend_id).values_list("pk"))
     name, _, reserved = _reserved(backend_id, but=0)
     _fit(name, cap, reserved)
+
+
+def lock_tenants(tenant_ids: Iterable[int]) -> None:
+    """Take the ledger's locks of tenants; for an edit of who may use a backend, before anything of the backend is locked."""
+    with connection.cursor() as cursor:
+        for tenant_id in sorted(set(tenant_ids)):
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [TENANT_KEY + tenant_id])
+
+
+def check_access(*, backend_id: int | None, allowed: Collection[int], forbidden: Collection[int]) -> None:
+    """Refuse an edit after which a tenant may not use the backend that its quota names for its reserved slots.
+
+    Args:
+        backend_id: The backend that is edited; None where it is yet to be made.
+        allowed: Ids of tenants that may use it from now on.
+        forbidden: Ids of those that may not.
+
+    Raises:
+        ValidationError: with a sentence.
+    """
+    concerned = Quota.objects.filter(tenant__in={*allowed, *forbidden}, reserved__gt=0).exclude(reserved_backend="")
+    for quota in concerned.select_related("tenant").order_by("tenant__slug"):
+        usable: set[int | None] = set(BackendAccess.objects.filter(tenant_id=quota.tenant_id).values_list("backend_id", flat=True))
+        usable = usable - {backend_id} if quota.tenant_id in forbidden else usable | {backend_id}
+        named = Backend.objects.filter(name=quota.reserved_backend).values_list("pk", flat=True).first()
+        if usable and named is not None and named not in usable:
+            raise ValidationError(
+                f"{quota.tenant} has reserved slots on backend {quota.reserved_backend}, which it could not use any more."
+            )
 
 
 def reserving_on(name: str) -> list[str]:
@@ -163,10 +193,23 @@ def _check_usable(name: str, tenant_id: int) -> None:
         raise ValidationError(f"The tenant may not use backend {name}, so it can reserve no slots there.")
 
 
+def _place(tenant_id: int, named: str) -> int | None:
+    with connection.cursor() as cursor:
+        cursor.execute(_WHERE, [tenant_id, named])
+        place: int | None = cursor.fetchall()[0][0]
+    return place
+
+
+def _lock_backends(ids: Collection[int | None]) -> None:
+    with connection.cursor() as cursor:
+        for backend_id in sorted(each for each in ids if each is not None):
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [BACKEND_KEY + backend_id])
+
+
 def _reserved(backend_id: int, *, but: int) -> tuple[str, int | None, int]:
     """Return a backend's name, its cap, and how much of it tenants but one have reserved, under its lock."""
+    _lock_backends({backend_id})
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [BACKEND_KEY + backend_id])
         # A statement of its own: it has to see what was committed while the lock was waited for.
         cursor.execute(_RESERVED, {"backend": backend_id, "but": but})
         found: tuple[str, int | None, int] = cursor.fetchall()[0]
@@ -176,6 +219,17 @@ def _reserved(backend_id: int, *, but: int) -> tuple[str, int | None, int]:
 def _fit(name: str, cap: int | None, reserved: int) -> None:
     if cap is not None and reserved > cap:
         raise ValidationError(f"Reservations on backend {name} would be {reserved} slots, more than its cap of {cap}.")
+
+
+def _save(backend: Backend) -> None:
+    """Write it; what the trigger refuses is a sentence."""
+    try:
+        with transaction.atomic():
+            backend.save()
+    except DatabaseError as error:
+        if sentence := extensions.refusal(error):
+            raise ValidationError(sentence) from None
+        raise
 
 
 def _assign(row: Backend | Platform, values: Mapping[str, str], fields: tuple[str, ...]) -> None:

@@ -55,11 +55,28 @@ class LimitsAdmin(AnyModelAdmin):
         try:
             return super().changeform_view(request, object_id, form_url, extra_context)
         except DatabaseError as error:
-            sentence = extensions.refusal(error)
-            if sentence is None:
-                raise
-            self.message_user(request, f"Nothing was saved. {sentence}", messages.ERROR)
-            return HttpResponseRedirect(request.get_full_path())
+            return self._tell(request, error, "Nothing was saved.")
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Ask or delete; what a trigger refuses is told above the question."""
+        try:
+            return super().delete_view(request, object_id, extra_context)
+        except DatabaseError as error:
+            return self._tell(request, error, "Nothing was deleted.")
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """List, or act on what was selected; what a trigger refuses is told above the list."""
+        try:
+            return super().changelist_view(request, extra_context)
+        except DatabaseError as error:
+            return self._tell(request, error, "Nothing was changed.")
+
+    def _tell(self, request: HttpRequest, error: DatabaseError, outcome: str) -> HttpResponse:
+        sentence = extensions.refusal(error)
+        if sentence is None:
+            raise error
+        self.message_user(request, f"{outcome} {sentence}", messages.ERROR)
+        return HttpResponseRedirect(request.get_full_path())
 
     def save_model(self, request: HttpRequest, obj: Model, form: Any, change: bool) -> None:
         """Name who edits before anything is written: this comes first, also where only an inline was changed."""

@@ -203,15 +203,29 @@ class Machine(RuleBasedStateMachine):
         tenant = self._tenant(pick)
         old = dict(tenant.quota)
         tenant.quota |= {"reserved": reserved, "reserved_backend": where}
-        place = self.plain.reserved_on(tenant.id)
-        changed = (old["reserved"], old["reserved_backend"]) != (reserved, where)
-        may = not changed or not reserved or place is None or self._fits_in_cap(place)
-        done = self._edit(
+        if not self._edit(
             "UPDATE tenants_quota SET reserved = %s, reserved_backend = %s WHERE tenant_id = %s", (reserved, where, tenant.id)
-        )
-        assert done == may
-        if not done:
+        ):
             tenant.quota.update(old)
+
+    @rule(pick=number, other=number)
+    def allow_or_not(self, pick: int, other: int) -> None:
+        """A tenant may use one backend more, or one less; without any it may use all."""
+        tenant, backend = self._tenant(pick), sorted(self.plain.backends)[other % 3]
+        if backend in tenant.access:
+            statement = "DELETE FROM sessions_app_backendaccess WHERE tenant_id = %s AND backend_id = %s"
+        else:
+            statement = "INSERT INTO sessions_app_backendaccess (tenant_id, backend_id) VALUES (%s, %s)"
+        tenant.access ^= {backend}
+        if not self._edit(statement, (tenant.id, backend)):
+            tenant.access ^= {backend}
+
+    @rule(name=st.sampled_from(["b2", "gone"]))
+    def rename_backend(self, name: str) -> None:
+        backend = self.plain.backends[max(self.plain.backends)]
+        old, backend.name = backend.name, name
+        if not self._edit("UPDATE sessions_app_backend SET name = %s WHERE id = %s", (name, backend.id)):
+            backend.name = old
 
     @rule(pick=number, edit=st.one_of(*(st.tuples(st.just(name), values) for name, values in BACKEND.items())))
     def edit_backend(self, pick: int, edit: tuple[str, Any]) -> None:
@@ -226,9 +240,7 @@ class Machine(RuleBasedStateMachine):
             return
         old = getattr(backend, name, None)
         setattr(backend, name, value)
-        may = name != "cap" or old == value or self._fits_in_cap(backend.id)
-        assert self._edit(f"UPDATE sessions_app_backend SET {name} = %s WHERE id = %s", (value, backend.id)) == may
-        if not may:
+        if not self._edit(f"UPDATE sessions_app_backend SET {name} = %s WHERE id = %s", (value, backend.id)):
             setattr(backend, name, old)
 
     @rule(limit=st.sampled_from([None, None, 0, 1, 2, 3, 5]))
@@ -369,16 +381,16 @@ class Machine(RuleBasedStateMachine):
     def _tenant(self, pick: int) -> Tenant:
         return self.plain.tenants[sorted(self.plain.tenants)[pick % 3]]
 
-    def _fits_in_cap(self, backend: int) -> bool:
-        cap = self.plain.backends[backend].cap
-        return cap is None or self.plain.reserved(backend) <= cap
-
     def _edit(self, statement: str, parameters: tuple[Any, ...]) -> bool:
+        """Do what the model has done already; it is refused exactly where more would then be reserved than there is, wherever that is."""
+        fits = all(each.cap is None or self.plain.reserved(each.id) <= each.cap for each in self.plain.backends.values())
         try:
             self.sql.execute(statement, parameters)
         except psycopg.Error as error:
             assert error.sqlstate == "VP003", error
+            assert not fits
             return False
+        assert fits
         return True
 
     def _clock(self) -> datetime:

@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import psycopg
@@ -10,7 +11,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from sessions_app.models import LimitChange
+from sessions_app.models import BackendAccess, LimitChange
 from sessions_app.selectors import limit_changes
 from sessions_app.services import configuration
 from tenants import services
@@ -69,6 +70,27 @@ def test_overrides_are_told_with_their_times_and_their_note(admin: Client) -> No
     assert rows(admin)[0][3] == "change 5 → 7"
     made.delete()
     assert rows(admin)[0][3].startswith("deleted: +7 burst from")
+
+
+def test_who_may_use_which_backend_is_told_by_name(admin: Client) -> None:
+    alder, beech, tenant = make_backend("alder"), make_backend("beech"), make_tenant()
+    access = BackendAccess.objects.create(tenant=tenant, backend=alder)
+    BackendAccess.objects.filter(pk=access.pk).update(backend=beech)
+    access.delete()
+    assert [each[2:4] for each in rows(admin, q="acme")[:3]] == [
+        ["access of acme", "deleted: backend beech"],
+        ["access of acme", "backend alder → backend beech"],
+        ["access of acme", "made: backend alder"],
+    ]
+    page = words(text(admin, reverse("admin:tenants_tenant_change", args=[tenant.pk])))
+    assert "access made: backend alder" in page
+    assert "access backend alder → backend beech" in page
+
+
+def test_where_the_record_of_access_began_is_told(admin: Client, sql: psycopg.Connection[Any]) -> None:
+    make_tenant()
+    sql.execute(import_module("sessions_app.migrations.0012_access_is_a_limit").BEGINNING)
+    assert rows(admin)[0][2:] == ["record of access", "made", "From here on it is recorded who may use which backend."]
 
 
 def test_secrets_are_changed_and_nothing_more(admin: Client) -> None:

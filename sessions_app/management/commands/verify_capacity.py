@@ -23,7 +23,8 @@ class Command(BaseCommand):
             "--history",
             action="store_true",
             help="Also replay every start and end of a session, in the order in which they were committed, against the limits in force"
-            " at each: proves that no cap was ever exceeded.",
+            " at each: proves that no cap was ever exceeded, that who was let in above a tenant's limit is marked as a burst and was on a"
+            " backend below its share, and that nobody took what others had reserved.",
         )
 
     def handle(self, *, history: bool = False, **_: Any) -> None:
