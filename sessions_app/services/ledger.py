@@ -98,7 +98,7 @@ class Ledger:
         )
         self._wire.say(
             "voice_open",
-            *map(sql.array, (batch.tenant_ids, batch.session_ids, batch.known_ids, batch.resumed_ids, batch.user_tenants, batch.users)),
+            *[sql.array(each) for each in batch.asked],
             str(batch.promotes),
             str(batch.queues),
             str(batch.waiters),

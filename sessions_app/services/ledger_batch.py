@@ -7,7 +7,7 @@ out of the time that the locks are held.
 
 from collections.abc import Sequence
 from itertools import count
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from django.conf import settings
@@ -92,6 +92,11 @@ class Batch:
         self._floods = floods or Floods()
         self._book = Book()
         self._places = count()
+
+    @property
+    def asked(self) -> tuple[Sequence[Any], ...]:
+        """Of whom and what is read: the first arguments of ``voice_open``."""
+        return self.tenant_ids, self.session_ids, self.known_ids, self.resumed_ids, self.user_tenants, self.users
 
     @property
     def writes(self) -> Writes:

@@ -83,10 +83,7 @@ def _rows(columns: Sequence[Sequence[Any] | None] | None) -> Iterable[Sequence[A
 
 
 def _held(opened: Opened) -> dict[UUID, Held]:
-    if opened.slots is None or opened.slots[0] is None:
-        return {}
-    leases: Sequence[Sequence[Any] | None] = opened.leases or ()
-    every = zip(*opened.slots, *leases, strict=True)
+    every = _rows([*opened.slots, *(opened.leases or ())] if opened.slots is not None else None)
     return {row[0]: Held(row[0], row[1], row[2], row[3], STATES[row[4]], row[5], STATES[row[4]], *row[6:]) for row in every}
 
 
