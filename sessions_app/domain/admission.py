@@ -6,9 +6,10 @@ Refuses: to read a clock, a database or a setting; everything it needs is in its
 every scope held (``services.ledger``), so what it counts cannot change under it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -125,6 +126,22 @@ class TenantView:
         return self.limit is not None and self.used >= self.limit + self.burst
 
 
+class Unseen(NamedTuple):
+    """Those in a tenant's queue who ask for what ``attempt`` does and stand behind ``since`` and ``place``: nobody has looked at them."""
+
+    attempt: "Attempt"
+    since: float
+    place: int
+
+
+class Other(NamedTuple):
+    """A tenant that is not in the world has somebody who waits and may go to this backend; ``burst``: only above its limit."""
+
+    tenant_id: int
+    backend_id: int
+    burst: bool
+
+
 _Wish = tuple[frozenset[int], str, str, str, frozenset[int]]
 
 
@@ -133,7 +150,7 @@ class World:
     """Everything that a decision depends on. The counts move as the batch is decided.
 
     ``now`` is in seconds, of the clock that waiters' and buckets' times are in. A rate without a bucket in ``rates`` has a full one.
-    Buckets that the decision changed are named in ``spent_rates``.
+    Buckets that the decision changed are named in ``spent_rates``. ``unseen`` and ``others`` are who else waits, as far as that is known.
     """
 
     platform_limit: int | None
@@ -144,6 +161,8 @@ class World:
     now: float = 0.0
     rates: dict[RateKey, Bucket] = field(default_factory=dict)
     spent_rates: set[RateKey] = field(default_factory=set)
+    unseen: list[Unseen] = field(default_factory=list)
+    others: list[Other] = field(default_factory=list)
     # What ``usable`` found, by who asks for what: a stampede asks for the same again and again, and what it depends on stands still.
     _found: dict[_Wish, tuple[list[BackendView], Reason | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -225,6 +244,9 @@ def decide(world: World, attempts: Iterable[Attempt]) -> list[Verdict]:
     have: it is of another user, another tenant or asks for another backend; or the waiter's client is away, keeps its place, and
     is asked again with the next slot. Tenants without a queue have no precedence either: they too come after the promotions.
 
+    Of a long queue only a part was looked at, and the promotions are not at its end. Then whoever would take a slot that one of the
+    rest (``World.unseen``, ``World.others``) could have is answered as if that one had it: it waits, or is refused where it may not.
+
     What is refused spends no rate; what is admitted or queued needs a token of its tenant's and of its user's rate.
     """
     return [decide_one(world, attempt) for attempt in attempts]
@@ -234,6 +256,9 @@ def decide_one(world: World, attempt: Attempt) -> Verdict:
     """Decide the next attempt of a batch."""
     tenant = world.tenants[attempt.tenant_id]
     verdict = _look(world, tenant, attempt)
+    overtaken = _overtaken(world, tenant, verdict) if world.unseen or world.others else None
+    if overtaken is not None:
+        verdict = _refused(overtaken, verdict.limits)
     if verdict.reason is not None:
         if verdict.reason in AT_CAPACITY:
             verdict = _queued(tenant, verdict)
@@ -244,6 +269,8 @@ def decide_one(world: World, attempt: Attempt) -> Verdict:
         return Verdict(Reason.RATE_LIMIT, verdict.limits, retry_after_s=short.wait_s, rate=Scope(short.key[0]))
     if verdict.backend_id is None:
         tenant.queued += 1
+        if overtaken is not None:  # it could be let in, and nobody behind it may overtake it
+            world.unseen.append(Unseen(attempt, inf, 0))
     else:
         world.take(tenant_id=tenant.id, backend_id=verdict.backend_id, user=attempt.user)
     return verdict
@@ -288,6 +315,14 @@ def usable(world: World, tenant: TenantView, attempt: Attempt) -> tuple[list[Bac
     return known
 
 
+def open_to(world: World, tenant: TenantView, attempt: Attempt) -> list[BackendView]:
+    """Return the backends where there is room for what the attempt asks for, whoever of the tenant's users asks for it."""
+    if tenant.suspended or tenant.full or world.full:
+        return []
+    burst = tenant.at_limit
+    return [each for each in usable(world, tenant, attempt)[0] if not each.full_for(tenant.id) and (each.calm or not burst)]
+
+
 def _usable(world: World, tenant: TenantView, attempt: Attempt) -> tuple[list[BackendView], Reason | None]:
     allowed, reason = fitting(world, tenant, attempt)
     if reason is not None:
@@ -297,6 +332,33 @@ def _usable(world: World, tenant: TenantView, attempt: Attempt) -> tuple[list[Ba
         return [], Reason.BACKEND_UNHEALTHY
     found = [each for each in healthy if not each.draining]
     return found, None if found else Reason.BACKEND_DRAINING
+
+
+def _overtaken(world: World, tenant: TenantView, verdict: Verdict) -> Reason | None:
+    """Return the limit that the attempt would meet if those who wait unseen had what they could have; None: it takes nothing from them."""
+    if verdict.backend_id is None:
+        return None
+    backend = world.backends[verdict.backend_id]
+    for each in world.unseen:
+        other = world.tenants.get(each.attempt.tenant_id)
+        places = open_to(world, other, each.attempt) if other is not None else []
+        if other is tenant and places:
+            return Reason.SESSION_LIMIT
+        if (reason := _contended(world, backend, places)) is not None:
+            return reason
+    for one in world.others:
+        place = world.backends.get(one.backend_id)
+        free = place is not None and place.healthy and not place.full_for(one.tenant_id) and (place.calm or not one.burst)
+        if place is not None and free and (reason := _contended(world, backend, [place])) is not None:
+            return reason
+    return None
+
+
+def _contended(world: World, backend: BackendView, places: Sequence[BackendView]) -> Reason | None:
+    """Return the limit for which somebody who may go to one of these places competes with who goes to this backend."""
+    if backend.cap is not None and any(each is backend for each in places):
+        return Reason.BACKEND_LIMIT
+    return Reason.PLATFORM_LIMIT if places and world.platform_limit is not None else None
 
 
 def _look(world: World, tenant: TenantView, attempt: Attempt) -> Verdict:

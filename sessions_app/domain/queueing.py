@@ -20,7 +20,7 @@ from typing import Final
 from uuid import UUID
 
 from sessions_app.domain import admission
-from sessions_app.domain.admission import Attempt, BackendView, Scope, TenantView, Verdict, World
+from sessions_app.domain.admission import Attempt, BackendView, Scope, TenantView, Unseen, Verdict, World
 
 AGEING_S: Final = 30
 FEWEST_RELEASES: Final = 3  # one or two say nothing about how often slots become free
@@ -61,7 +61,8 @@ def promote(world: World, waiters: Iterable[Waiter]) -> list[Promotion]:
     """Give slots to waiters, best first, until none of them fits; their tenants' ``queued`` goes down, the other counts up.
 
     ``waiters`` may be a part of the queue, so long as it misses nobody who came before one that it has of the same tenant and user with the
-    same wishes. Waiters of tenants that are not in the world are left alone.
+    same wishes, and ``world.unseen`` says where it ends: of their tenant nobody who came later is let in while there is room for those.
+    Waiters of tenants that are not in the world are left alone.
 
     It looks at each waiter once, and what a promotion costs beyond that grows by the logarithm of the tenants that wait: handing out
     slots only makes less room, so who does not fit once is not asked again, nor is anybody else who would be refused for the same reason.
@@ -231,6 +232,9 @@ class _Round:
         self.targets: dict[tuple[Ask, frozenset[int]], list[BackendView]] = {}
         self.backends: dict[int, BackendView] = {}
         self.lines: dict[int, _Line] = {}
+        self.unseen: dict[int, list[Unseen]] = {}
+        for each in world.unseen:
+            self.unseen.setdefault(each.attempt.tenant_id, []).append(each)
         tenants = {each.id: each for each in world.tenants.values() if not each.full and not each.suspended}
         self.holders = {each for backend in world.backends.values() for each in backend.reservations.holders()}
         for waiter in sorted(waiters, key=_came):
@@ -242,14 +246,14 @@ class _Round:
                 line = self.lines[tenant.id] = _Line(tenant)
             line.by_ask.setdefault(_ask(waiter.attempt), deque()).append(waiter)
         self.holders &= self.lines.keys()
-        self.heap = [_key(world, line.tenant, first) for line in self.lines.values() if (first := line.first(world)) is not None]
+        self.heap = [_key(world, line.tenant, first) for line in self.lines.values() if (first := self._first(line)) is not None]
         heapify(self.heap)
 
     def run(self) -> list[Promotion]:
         promoted: list[Promotion] = []
         while self.heap and not self._over():
             line = self.lines[heappop(self.heap)[-1]]
-            waiter = line.first(self.world)
+            waiter = self._first(line)
             if waiter is None:
                 continue
             verdict = admission.admit(self.world, waiter.attempt) if self._room(line.tenant, waiter.attempt) else None
@@ -259,10 +263,18 @@ class _Round:
             else:
                 del line.by_ask[_ask(waiter.attempt)]
                 self._note((_ask(waiter.attempt), line.tenant.backends, line.tenant.at_limit), room=False)
-            following = line.first(self.world) if not line.tenant.full else None
+            following = self._first(line) if not line.tenant.full else None
             if following is not None:
                 heappush(self.heap, _key(self.world, line.tenant, following))
         return promoted
+
+    def _first(self, line: _Line) -> Waiter | None:
+        """Return who of the tenant is next, unless somebody who was not looked at may come before."""
+        first = line.first(self.world)
+        if first is None:
+            return None
+        behind = (each for each in self.unseen.get(line.tenant.id, ()) if (each.since, each.place) < _came(first))
+        return None if any(self._room(line.tenant, each.attempt) for each in behind) else first
 
     def _over(self) -> bool:
         return self.world.full or not (self.open or self.holders) or all(each.full for each in self.backends.values())

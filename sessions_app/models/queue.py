@@ -27,7 +27,10 @@ class Waiter(models.Model):
     class Meta:
         indexes = [
             # No other index has a tenant's waiters in order: who asked for a full backend would be read and passed over by it.
-            models.Index(fields=["tenant_id", "backend_name", "since", "place"], name="waiters_for_a_backend"),
+            models.Index(fields=["tenant_id", "backend_name", "pipeline", "transport", "since", "place"], name="waiters_in_line"),
+            models.Index(
+                fields=["tenant_id", "backend_name", "pipeline", "transport", "user", "since", "place"], name="waiters_in_line_by_user"
+            ),
             models.Index(fields=["node_id"], name="waiters_of_a_node"),
             models.Index(fields=["absent_until"], name="waiters_who_are_away", condition=models.Q(absent_until__isnull=False)),
         ]

@@ -108,7 +108,7 @@ class Ledger:
         )
         answer = self._wire.answers()[-1].get_value(0, 0)
         assert answer is not None
-        return ledger_world.loaded(sql.opened(answer), waiters=batch.waiters)
+        return ledger_world.loaded(sql.opened(answer))
 
     def _write(self, batch: Batch, loaded: Loaded) -> None:
         lists = [sql.columns(getattr(batch.writes, name)) for name in sql.LISTS]

@@ -67,6 +67,19 @@ LeaseColumns = tuple[
 ]
 
 
+class Look(msgspec.Struct):
+    """What was seen of the queue: the first of each line, the lines that go on behind them, and whether tenants were left out.
+
+    Attributes:
+        cut: Tenant, backend, pipeline and transport asked for, and the last that was looked at.
+        others: A tenant that was not looked at, a backend that it has somebody for, and whether it needs a burst there.
+    """
+
+    waiters: list[WaiterRow] | None
+    cut: list[tuple[int, str, str, str, datetime, int]] | None
+    others: list[tuple[int, int, bool]] | None
+
+
 class Opened(msgspec.Struct):
     """What ``voice_open`` returns."""
 
@@ -79,7 +92,7 @@ class Opened(msgspec.Struct):
     slots: SlotColumns | None
     leases: LeaseColumns | None
     own: list[WaiterRow] | None
-    first: list[WaiterRow] | None
+    first: Look | None
 
 
 _DECODER: Final = msgspec.json.Decoder(Opened)

@@ -4,18 +4,18 @@ Owns: the meaning of the columns of ``voice_open``; those of limits and counters
 Refuses: a connection, and deciding anything.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from sessions_app.domain.admission import Attempt, Other, Unseen
 from sessions_app.domain.operations import BackendRef
 from sessions_app.domain.states import State
 from sessions_app.selectors import world
 from sessions_app.selectors.world import Scene, Waiting
-from sessions_app.services.ledger_sql import Opened
+from sessions_app.services.ledger_sql import Look, Opened
 
 STATES: Final = {each.value: each for each in State}  # a look-up costs less than a call of the enum
 
@@ -58,6 +58,9 @@ class Known(NamedTuple):
     metadata: Mapping[str, object] | None = None  # only where a client comes back
 
 
+Line = tuple[int, str, str, str]  # those of a tenant who ask for the same backend, pipeline and transport
+
+
 @dataclass(slots=True)
 class Loaded:
     """The world under the locks."""
@@ -69,11 +72,12 @@ class Loaded:
     held: dict[UUID, Held]
     waiting: dict[UUID, Waiting]  # the batch's own, and those who may be promoted
     unlocked: bool  # a slot or waiter came between the locks and the look: its tenant is not locked
-    seen_to: dict[int, tuple[datetime, int]] = field(default_factory=dict)  # of tenants with more waiters than were looked at: the last
+    seen_to: dict[Line, tuple[datetime, int]] = field(default_factory=dict)  # of lines longer than what was looked at: the last
 
     def in_view(self, waiting: Waiting) -> bool:
-        """Say whether everybody of its tenant who came before it was looked at: who is named from behind them may not overtake."""
-        last = self.seen_to.get(waiting.attempt.tenant_id)
+        """Say whether everybody of its line who came before it was looked at: who is named from behind them may not overtake."""
+        attempt = waiting.attempt
+        last = self.seen_to.get((attempt.tenant_id, attempt.backend, attempt.pipeline, attempt.transport))
         return last is None or (waiting.since, waiting.waiter.place) <= last
 
 
@@ -87,12 +91,15 @@ def _held(opened: Opened) -> dict[UUID, Held]:
     return {row[0]: Held(row[0], row[1], row[2], row[3], STATES[row[4]], row[5], STATES[row[4]], *row[6:]) for row in every}
 
 
-def loaded(opened: Opened, *, waiters: int) -> Loaded:
-    """Read what ``voice_open`` returned; ``waiters`` is how many of a tenant it looked at."""
+def loaded(opened: Opened) -> Loaded:
+    """Read what ``voice_open`` returned."""
     now = opened.now
     scene = world.scene(opened.world, now=now, usable=set(opened.usable))
-    first = opened.first or []
-    every = [*first, *(opened.own or ())]
+    look = opened.first or Look(None, None, None)
+    every = [*(look.waiters or ()), *(opened.own or ())]
+    seen_to: dict[Line, tuple[datetime, int]] = {row[:4]: (row[4], row[5]) for row in look.cut or ()}
+    scene.world.unseen += [Unseen(_like(line), since.timestamp(), place) for line, (since, place) in seen_to.items()]
+    scene.world.others += [Other(*row) for row in look.others or ()]
     scene.world.user_used.update({(row[1], row[2]): row[12] for row in every if row[12] is not None})
     waiting = {row[0]: world.waiting(row, now) for row in every}
     held = _held(opened)
@@ -107,18 +114,13 @@ def loaded(opened: Opened, *, waiters: int) -> Loaded:
         },
         held=held,
         waiting=waiting,
-        seen_to=seen_to([waiting[row[0]] for row in first], waiters),
+        seen_to=seen_to,
         unlocked=any(each.tenant_id not in locked for each in held.values())
         or any(each.attempt.tenant_id not in locked for each in waiting.values()),
     )
 
 
-def seen_to(first: Sequence[Waiting], most: int) -> dict[int, tuple[datetime, int]]:
-    """Return how far the look went into the queue of each tenant whose first ``most`` are here."""
-    counts = Counter(each.attempt.tenant_id for each in first)
-    last: dict[int, tuple[datetime, int]] = {}
-    for each in first:
-        tenant_id, came = each.attempt.tenant_id, (each.since, each.waiter.place)
-        if counts[tenant_id] >= most and (tenant_id not in last or came > last[tenant_id]):
-            last[tenant_id] = came
-    return last
+def _like(line: Line) -> Attempt:
+    """Return what everybody in the line asks for."""
+    tenant_id, backend, pipeline, transport = line
+    return Attempt(UUID(int=0), tenant_id, "", pipeline, transport, backend)
