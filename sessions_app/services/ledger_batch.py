@@ -3,6 +3,8 @@
 Owns: the order. Releases come first, then who waits, then moves and attempts, so that a slot freed in this batch is given in it, and
 to whom it belongs; what these free in their turn goes to who waits then. Pure: no connection is in sight, which keeps the network
 out of the time that the locks are held.
+Limits: of a long queue it decides on the first (see below), and keeps whoever comes new from overtaking the rest. Of the tenants that were
+not looked at 256 are asked whether they have somebody who could be let in.
 """
 
 from collections.abc import Sequence
@@ -39,7 +41,7 @@ from sessions_app.services.ledger_book import Book, Detail, Writes, limits
 from sessions_app.services.ledger_life import Life
 from sessions_app.services.ledger_world import Held, Known, Loaded
 
-FIRST_WAITERS: Final = 64  # of one tenant's queue that a batch looks at, beside as many as sessions end in it
+FIRST_WAITERS: Final = 64  # of each line of a tenant's queue that a batch looks at, beside as many as sessions end in it
 QUEUES: Final = 32  # tenants whose waiters a batch looks at
 ALL_WAITERS, ALL_QUEUES = 2_000, 256  # where promotion is all that it does
 MAX_FLOODS: Final = 10_000
