@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
+import pytest
 import uuid_utils.compat
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -23,58 +24,24 @@ from sessions_app.domain.operations import (
     Move,
     Operation,
     Promote,
-    Promoted,
     Result,
     Resume,
     Suspend,
 )
 from sessions_app.domain.states import Reason, State
 from sessions_app.models import BackendAccess
-from sessions_app.services import ending, nodes, sweep
+from sessions_app.services import ending, ledger, ledger_batch, nodes, sweep
 from sessions_app.services.connections import open_connection
 from tenants.models import Quota
 from tests.conftest import empty_database
 from tests.model import watched
+from tests.model.figures import BACKEND, LOOKS, OVERRIDABLE, QUOTA, REASONS, RESERVED, ROOMY, Wish, few, modest, number, wishes
 from tests.model.plain import HOLDING, Backend, Override, Plain, Session, Tenant
 from tests.model.steps import Batch
+from tests.model.watched import Turns
 from tests.world import ledger_mark, make_backend, make_tenant
 
 USERS = ("ann", "bob")
-few = st.sampled_from([None, 0, 1, 1, 2, 2, 3, 4])
-QUOTA: dict[str, st.SearchStrategy[Any]] = {
-    "max_concurrent_sessions": few,
-    "max_sessions_per_user": st.sampled_from([None, None, 0, 1, 1, 2]),
-    "sessions_per_minute": st.sampled_from([None, None, None, 3, 6]),
-    "user_sessions_per_minute": st.sampled_from([None, None, None, 2]),
-    "burst": st.sampled_from([0, 0, 1, 2]),
-    "priority": st.integers(0, 2),
-    "weight": st.integers(1, 3),
-    "max_queue_length": st.sampled_from([None, None, None, 0, 1, 3]),
-    "max_queue_wait_s": st.sampled_from([None, 40, 90]),
-    "grace_s": st.sampled_from([0, 5, 12, 30]),
-}
-RESERVED = {"reserved": st.integers(0, 3), "reserved_backend": st.sampled_from(["", "", "b0", "b1", "gone"])}
-BACKEND: dict[str, st.SearchStrategy[Any]] = {
-    "cap": few,
-    "weight": st.integers(0, 3),
-    "burst_below": st.sampled_from([0.0, 0.5, 1.0, 1.0]),
-    "draining": st.sampled_from([False, False, True]),
-    "enabled": st.sampled_from([True, True, False]),
-    "healthy": st.sampled_from([True, True, False]),
-}
-OVERRIDABLE = ["max_concurrent_sessions", "max_sessions_per_user", "sessions_per_minute", "burst", "max_queue_length"]
-KINDS = [
-    *["admit"] * 6, *["end"] * 3, "activate", "activate", "suspend", "suspend", "resume", "resume", "confirm", "adopt", "move", "again",
-    "joined", "left",
-    "twice", "briefly", "promote",
-]  # fmt: skip
-REASONS = [Reason.COMPLETED] * 4 + [
-    Reason.CLIENT_LOST, Reason.NODE_LOST, Reason.TERMINATED, Reason.DRAINED, Reason.QUEUE_TIMEOUT, Reason.TENANT_SUSPENDED,
-    Reason.CONNECTION_FAILED, Reason.MAX_DURATION, Reason.RATE_LIMIT,
-]  # fmt: skip
-number = st.integers(0, 59)
-wishes = st.tuples(st.sampled_from(KINDS), number, number, st.sampled_from([False, False, False, True]))
-Wish = tuple[str, int, int, bool]
 FAR = "clock_timestamp() + interval '1 day'"  # a probe that stays fresh
 
 
@@ -91,8 +58,11 @@ class Machine(RuleBasedStateMachine):
         self.asked: dict[uuid.UUID, datetime] = {}
         self.sweeping = False
         self.let_in: set[uuid.UUID] = set()  # by this sweep, which had not come to their nodes yet
+        self.short = False  # whether looks at the queue end before it does
+        self.patch = pytest.MonkeyPatch()
 
     def teardown(self) -> None:
+        self.patch.undo()
         try:
             watched.check_events(self.sql)
         finally:
@@ -105,8 +75,23 @@ class Machine(RuleBasedStateMachine):
         caps=st.lists(few, min_size=3, max_size=3),
         access=st.lists(st.sampled_from([(), (), (0,), (0, 1), (1, 2)]), min_size=3, max_size=3),
         platform=st.sampled_from([None, None, None, 4, 6]),
+        look=st.sampled_from(LOOKS),
+        large=st.booleans(),
     )
-    def build(self, quotas: list[dict[str, Any]], caps: list[int | None], access: list[tuple[int, ...]], platform: int | None) -> None:
+    def build(
+        self,
+        quotas: list[dict[str, Any]],
+        caps: list[int | None],
+        access: list[tuple[int, ...]],
+        platform: int | None,
+        look: dict[str, int],
+        large: bool,
+    ) -> None:
+        self.short = bool(look)
+        for name, value in look.items():
+            self.patch.setattr(ledger_batch, name, value)
+        if large:
+            self.patch.setattr(ledger, "MANY", 1)  # every batch is taken for a large one
         kinds = ({"s2s"}, {"websocket"}), ({"s2s", "stt_tts"}, {"websocket"}), ({"stt_tts", "s2s"}, {"websocket", "webrtc"})
         for index, (cap, (pipelines, transports)) in enumerate(zip(caps, kinds, strict=True)):
             row = make_backend(
@@ -133,7 +118,37 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def promote(self) -> None:
-        self.ledger.apply([Promote()])
+        """Ask for it until nobody more gets in: then nobody is left who could."""
+        while self.ledger.apply([Promote()]) == [True]:
+            pass
+        soon = timedelta(seconds=5)
+        changing = [each for each in self.plain.overrides if any(abs(self.plain.now - when) < soon for when in (each.starts, each.ends))]
+        assert changing or self.plain.next_promotion() is None
+
+    @rule(
+        tenants=st.sets(st.integers(0, 2), min_size=1),
+        wanted=st.lists(st.tuples(number, modest), min_size=3, max_size=9),
+        quota=st.fixed_dictionaries(ROOMY),
+        cap=st.sampled_from([None, 3, 6]),
+        new=st.lists(st.tuples(number, modest), min_size=1, max_size=3),
+    )
+    def rush(
+        self, tenants: set[int], wanted: list[tuple[int, int]], quota: dict[str, Any], cap: int | None, new: list[tuple[int, int]]
+    ) -> None:
+        """Let a queue grow while nobody gets in, then raise the limits, and let others ask before those who wait are asked again."""
+        calm = dict.fromkeys(("max_queue_length", "sessions_per_minute", "user_sessions_per_minute"))
+        for each in range(3):
+            self.set_status(each, suspended=False)
+            for edit in (("healthy", True), ("enabled", True), ("draining", False), ("cap", cap)):
+                self.edit_backend(each, edit)
+            self._set_quota(each, calm | {"max_concurrent_sessions": 0} if each in tenants else calm)
+        self.cap_platform(cap and 2 * cap)
+        some = sorted(tenants)
+        # The first of a wish's numbers has the tenant in it.
+        self.batch([("admit", 3 * pick + some[pick % len(some)], other, False) for pick, other in wanted])
+        for each in range(3):
+            self._set_quota(each, quota)
+        self.batch([("admit", *each, False) for each in new])
 
     def _operations(self, kind: str, pick: int, other: int, odd: bool) -> list[Operation]:
         if kind == "promote":
@@ -194,9 +209,7 @@ class Machine(RuleBasedStateMachine):
     # --- what people edit ------------------------------------------------------------------------------------------------------
     @rule(pick=number, edit=st.one_of(*(st.tuples(st.just(name), values) for name, values in QUOTA.items())))
     def edit_quota(self, pick: int, edit: tuple[str, Any]) -> None:
-        tenant, (name, value) = self._tenant(pick), edit
-        self.sql.execute(f"UPDATE tenants_quota SET {name} = %s WHERE tenant_id = %s", (value, tenant.id))
-        tenant.quota[name] = value
+        self._set_quota(pick, dict([edit]))
 
     @rule(pick=number, reserved=RESERVED["reserved"], where=RESERVED["reserved_backend"])
     def reserve(self, pick: int, reserved: int, where: str) -> None:
@@ -332,8 +345,8 @@ class Machine(RuleBasedStateMachine):
             assert not late, "whose end was asked for ends"
 
     # --- comparing -------------------------------------------------------------------------------------------------------------
-    def _told(self, now: datetime, operations: Sequence[Operation], results: Sequence[Result], promoted: Sequence[Promoted]) -> None:
-        plain = self.plain
+    def _told(self, now: datetime, operations: Sequence[Operation], results: Sequence[Result], turns: Turns) -> None:
+        plain, promoted = self.plain, [each for turn in turns for each in turn]
         plain.now = now
         had = {key: each.backend for key, each in plain.sessions.items() if each.state in HOLDING}
         if self.sweeping:
@@ -343,27 +356,14 @@ class Machine(RuleBasedStateMachine):
             index: each.backend.id for index, each in enumerate(results) if isinstance(each, Admitted) and each.backend is not None
         }
         chosen |= {each.session_id: each.admitted.backend.id for each in promoted if each.admitted.backend is not None}
-        batch = Batch(plain, chosen)
+        batch = Batch(plain, chosen, watched.seen(plain, self.sql, results, turns) if self.short else None)
         expected = batch.apply(operations)
         assert [watched.in_short(*each) for each in zip(operations, results, strict=True)] == expected
         assert [each.session_id for each in promoted] == batch.promoted
         for key, each in plain.sessions.items():
             if each.state in HOLDING and had.get(key) != each.backend:
-                self._check_caps(each, moved=key in had)
+                plain.check_caps(each, moved=key in had)
         watched.compare(plain, self.sql)
-
-    def _check_caps(self, new: Session, *, moved: bool) -> None:
-        """Whatever got in just now is within every cap in force, counted after all that the batch did."""
-        plain, (tenant, user) = self.plain, (new.tenant, new.user)
-        limit = plain.limit(tenant, "max_concurrent_sessions")
-        within = [(plain.holding(backend=new.backend), plain.backends[new.backend or 0].cap)]
-        if not moved:
-            within += [
-                (plain.holding(tenant=tenant), None if limit is None else limit + (plain.limit(tenant, "burst") or 0)),
-                (plain.holding(tenant=tenant, user=user), plain.limit(tenant, "max_sessions_per_user")),
-                (plain.holding(), plain.platform),
-            ]
-        assert all(most is None or used <= most for used, most in within), within
 
     def _check_sweep(self, operations: Sequence[Operation]) -> None:
         """The sweep touches only what has lost its lease, waited too long, or was asked to end."""
@@ -380,6 +380,12 @@ class Machine(RuleBasedStateMachine):
     # --- helpers ---------------------------------------------------------------------------------------------------------------
     def _tenant(self, pick: int) -> Tenant:
         return self.plain.tenants[sorted(self.plain.tenants)[pick % 3]]
+
+    def _set_quota(self, pick: int, figures: dict[str, Any]) -> None:
+        tenant = self._tenant(pick)
+        fields = ", ".join(f"{name} = %s" for name in figures)
+        self.sql.execute(f"UPDATE tenants_quota SET {fields} WHERE tenant_id = %s", (*figures.values(), tenant.id))
+        tenant.quota |= figures
 
     def _edit(self, statement: str, parameters: tuple[Any, ...]) -> bool:
         """Do what the model has done already; it is refused exactly where more would then be reserved than there is, wherever that is."""

@@ -4,7 +4,7 @@ Owns: what a limit in force is, who fits, why somebody does not, who is promoted
 of states, reasons and operations. It keeps no counter, no index and no order; it is slow, and meant to be.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -184,6 +184,19 @@ class Plain:
             return Answer(Reason.PLATFORM_LIMIT)
         return Answer(None, {each.id for each in free})
 
+    def check_caps(self, new: Session, *, moved: bool) -> None:
+        """Whatever got in just now is within every cap in force, counted after all that the batch did."""
+        tenant, user = new.tenant, new.user
+        limit = self.limit(tenant, "max_concurrent_sessions")
+        within = [(self.holding(backend=new.backend), self.backends[new.backend or 0].cap)]
+        if not moved:
+            within += [
+                (self.holding(tenant=tenant), None if limit is None else limit + (self.limit(tenant, "burst") or 0)),
+                (self.holding(tenant=tenant, user=user), self.limit(tenant, "max_sessions_per_user")),
+                (self.holding(), self.platform),
+            ]
+        assert all(most is None or used <= most for used, most in within), within
+
     def other_backend(self, session: Session, attempt: Attempt) -> Answer:
         """Say where a session that has a slot may go."""
         backends = self.backends_for(attempt)
@@ -193,9 +206,17 @@ class Plain:
         return Answer(None, free) if free else Answer(Reason.BACKEND_LIMIT)
 
     # --- a new attempt -------------------------------------------------------------------------------------------------------
-    def judge(self, attempt: Attempt) -> Answer:
-        """Say what a new attempt should be told; a token is spent where it gets in or waits."""
+    def judge(self, attempt: Attempt, *, gone: Reason | None = None) -> Answer:
+        """Say what a new attempt should be told; a token is spent where it gets in or waits.
+
+        Args:
+            attempt: The attempt.
+            gone: As if the slot that it could have were another's: the limit that it met.
+        """
         answer, tenant = self.fits(attempt), attempt.tenant_id
+        if gone is not None:
+            assert answer.reason is None
+            answer = Answer(gone)
         if answer.reason in AT_CAPACITY:
             longest = self.limit(tenant, "max_queue_length")
             if longest == 0:
@@ -219,6 +240,37 @@ class Plain:
             return rate
         tokens, at = self.buckets[key]
         return min(rate, tokens + (self.now - at).total_seconds() * rate / 60)
+
+    # --- a look that ends before the queue does ----------------------------------------------------------------------------
+    def overtaken(self, attempt: Attempt, backend: int | None) -> list[Session]:
+        """Return who waits and could have the slot that the attempt would take on this backend."""
+        capped = backend is not None and self.backends[backend].cap is not None
+        return [
+            each
+            for each in self.waiting()
+            if each.lease is None
+            and (answer := self.fits(each.attempt)).reason is None
+            and (each.tenant == attempt.tenant_id or self.platform is not None or (capped and backend in answer.may))
+        ]
+
+    def may_be_overtaken(self) -> bool:
+        """Whether somebody waits for whom some backend has room: whether limits of its own hold it back is known of whom was looked at."""
+        here = [each.attempt for each in self.waiting() if each.lease is None and not self.tenants[each.tenant].suspended]
+        found = [(each.tenant_id, self.backends_for(each)) for each in here]
+        return any(self.has_room(one, tenant) for tenant, some in found if not isinstance(some, Reason) for one in some)
+
+    def follow(self, promoted: Iterable[UUID], chosen: Callable[[UUID], int | None]) -> None:
+        """Let in who was promoted: each of them fits, and nobody of its tenant who came before it does."""
+        for key in promoted:
+            session = self.sessions[key]
+            assert (session.state, session.lease) == (State.QUEUED, None)
+            answer = self.fits(session.attempt)
+            assert answer.reason is None, f"{session} was promoted, and does not fit: {answer.reason}"
+            came = session.since, session.arrival
+            first = [each for each in self.waiting(session.tenant) if each.lease is None and (each.since, each.arrival) < came]
+            first = [each for each in first if self.fits(each.attempt).reason is None]
+            assert not first, f"{session} was promoted before {first}"
+            self.give(session, chosen(key), answer.may)
 
     # --- the queue -----------------------------------------------------------------------------------------------------------
     def order(self, session: Session) -> tuple[float, float, datetime, int, int]:

@@ -4,10 +4,12 @@ Owns: the order in a batch (what ends, then who waits, then who asks, then who w
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from sessions_app.domain.admission import Attempt
 from sessions_app.domain.operations import Activate, Admit, Adopt, Confirm, End, Joined, Left, Move, Operation, Promote, Resume, Suspend
 from sessions_app.domain.states import Reason, State
 from tests.model.plain import HOLDING, Plain, Session
@@ -24,19 +26,36 @@ FAILED = {Reason.CONNECTION_FAILED, Reason.TIMEOUT, Reason.PROVIDER_FAILED, Reas
 Answered = tuple[Any, ...] | bool
 
 
+@dataclass
+class Seen:
+    """What a ledger did that looks at a part of the queue: it may leave some for the next time, and is held to being fair.
+
+    Attributes:
+        turns: Who was promoted, each time that it came to those who wait.
+        rejected: Who waits no more because of a suspended tenant, or is said to by who ends it.
+        reasons: Why a new attempt was not let in, by the operation's place in the batch.
+    """
+
+    turns: list[list[UUID]]
+    rejected: set[UUID]
+    reasons: dict[int, Reason | None]
+
+
 class Batch:
     """Applies operations to the model.
 
     Args:
         chosen: The backends that the ledger chose: by the operation's place in the batch, or by the session that was promoted.
+        seen: What the ledger did where it looks at a part of the queue; None: it looks at all of it, and there is one right thing to do.
 
     Attributes:
         promoted: Who should have got a slot from the queue, in order.
     """
 
-    def __init__(self, plain: Plain, chosen: Mapping[int | UUID, int]) -> None:
+    def __init__(self, plain: Plain, chosen: Mapping[int | UUID, int], seen: "Seen | None" = None) -> None:
         self.plain = plain
         self.chosen = chosen
+        self.seen = seen
         self.promoted: list[UUID] = []
 
     def apply(self, operations: Sequence[Operation]) -> list[Answered]:
@@ -58,6 +77,15 @@ class Batch:
         return [answers[index] for index in range(len(operations))]
 
     def _promote(self) -> None:
+        if self.seen is not None:
+            for key in self.seen.rejected:
+                session = self.plain.sessions[key]
+                if self.plain.tenants[session.tenant].suspended:
+                    session.state, session.reason = State.REJECTED, Reason.TENANT_SUSPENDED
+            turn = self.seen.turns.pop(0) if self.seen.turns else []
+            self.plain.follow(turn, self.chosen.get)
+            self.promoted += turn
+            return
         for each in self.plain.waiting():
             # Whoever is away and is not told of is looked at when its client is back.
             if self.plain.tenants[each.tenant].suspended and each.attempt.session_id in self._seen:
@@ -104,7 +132,7 @@ class Batch:
         if known is not None:
             live = known.state in HOLDING | {State.QUEUED} and (known.tenant, known.user) == (attempt.tenant_id, attempt.user)
             return ("attached", known.state, known.node, known.backend) if live else ("spent",)
-        answer = plain.judge(attempt)
+        answer = plain.judge(attempt, gone=self._gone(index, attempt) if self.seen is not None else None)
         state = State.QUEUED if answer.queued else State.STARTING if answer.reason is None else State.REJECTED
         session = Session(attempt, state, operation.node_id, arrival=len(plain.sessions), since=plain.now)
         if state is State.STARTING:
@@ -113,6 +141,18 @@ class Batch:
             session.reason = answer.reason or ""
         plain.sessions[attempt.session_id] = session
         return state, answer.reason, session.backend, session.burst
+
+    def _gone(self, index: int, attempt: Attempt) -> Reason | None:
+        """Return the limit that a new attempt met that found room, but for those who wait; it may overtake none of them."""
+        assert self.seen is not None
+        reason = self.seen.reasons[index]
+        if reason is None:
+            overtaken = self.plain.overtaken(attempt, self.chosen.get(index))
+            assert not overtaken, f"{attempt} overtakes {overtaken}"
+        if reason in {None, Reason.RATE_LIMIT} or self.plain.fits(attempt).reason is not None:
+            return None
+        assert self.plain.may_be_overtaken(), f"{attempt} is kept waiting for nobody"
+        return Reason.BACKEND_LIMIT if reason is Reason.QUEUE_FULL else reason
 
     def _move(self, index: int, session: Session | None, operation: Move) -> Answered:
         in_room = operation.node_id is None and operation.attempt.transport == "webrtc"

@@ -14,11 +14,13 @@ from sessions_app.selectors import verification
 from sessions_app.services import sweep
 from sessions_app.services.ledger import Ledger
 from sessions_app.services.ledger_batch import Batch
+from sessions_app.services.ledger_life import Life
 from sessions_app.services.ledger_world import Loaded
 from tests.model.plain import HOLDING, Plain
-from tests.model.steps import Answered
+from tests.model.steps import Answered, Seen
 
-Told = Callable[[datetime, Sequence[Operation], Sequence[Result], Sequence[Promoted]], None]
+Turns = Sequence[Sequence[Promoted]]  # who was promoted, each time that a batch came to those who wait
+Told = Callable[[datetime, Sequence[Operation], Sequence[Result], Turns], None]
 
 
 class Watched(Ledger):
@@ -28,17 +30,26 @@ class Watched(Ledger):
         super().__init__(connection)
         self._told = told
         self._now: datetime | None = None
+        self._turns: list[list[Promoted]] = []
 
     def apply(self, operations: Sequence[Operation]) -> list[Result]:
         results = super().apply(operations)
         if operations:
             assert self._now is not None
-            self._told(self._now, operations, results, self.promoted)
+            self._told(self._now, operations, results, self._turns)
         return results
 
     def _load_under_every_lock(self, batch: Batch) -> Loaded:
         loaded = super()._load_under_every_lock(batch)
         self._now = loaded.now
+        self._turns = turns = []
+
+        def let_in(life: Life) -> None:
+            before = len(batch.promoted)
+            Batch._let_waiters_in(batch, life)
+            turns.append(batch.promoted[before:])
+
+        vars(batch)["_let_waiters_in"] = let_in
         return loaded
 
 
@@ -71,6 +82,17 @@ def in_short(operation: Operation, result: Result) -> Answered:  # noqa: PLR0911
     assert isinstance(operation, Admit)
     assert result.verdict.queued == (result.state is State.QUEUED)
     return result.state, result.verdict.reason, backend, result.verdict.burst
+
+
+def seen(plain: Plain, sql: psycopg.Connection[Any], results: Sequence[Result], turns: Turns) -> Seen:
+    """Return what a ledger did that looked at a part of the queue, for a model that has not followed yet."""
+    waits = [each.attempt.session_id for each in plain.waiting()]
+    suspended = sql.execute(
+        "SELECT id FROM sessions_app_session WHERE id = ANY(%s) AND state = %s AND reason = %s",
+        (waits, State.REJECTED, Reason.TENANT_SUSPENDED),
+    ).fetchall()
+    reasons = {index: each.verdict.reason for index, each in enumerate(results) if isinstance(each, Admitted)}
+    return Seen([[each.session_id for each in turn] for turn in turns], {row[0] for row in suspended}, reasons)
 
 
 def compare(plain: Plain, sql: psycopg.Connection[Any]) -> None:
