@@ -127,7 +127,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         tenants=st.sets(st.integers(0, 2), min_size=1),
-        wanted=st.lists(st.tuples(number, modest), min_size=3, max_size=9),
+        wanted=st.lists(st.tuples(number, modest), min_size=2, max_size=9),
         quota=st.fixed_dictionaries(ROOMY),
         cap=st.sampled_from([None, 3, 6]),
         new=st.lists(st.tuples(number, modest), min_size=1, max_size=3),
@@ -143,12 +143,12 @@ class Machine(RuleBasedStateMachine):
                 self.edit_backend(each, edit)
             self._set_quota(each, calm | {"max_concurrent_sessions": 0} if each in tenants else calm)
         self.cap_platform(cap and 2 * cap)
-        some = sorted(tenants)
+        some, others = sorted(tenants), sorted({0, 1, 2} - tenants) or [0, 1, 2]
         # The first of a wish's numbers has the tenant in it.
         self.batch([("admit", 3 * pick + some[pick % len(some)], other, False) for pick, other in wanted])
         for each in range(3):
             self._set_quota(each, quota)
-        self.batch([("admit", *each, False) for each in new])
+        self.batch([("admit", 3 * pick + others[pick % len(others)], other, False) for pick, other in new])
 
     def _operations(self, kind: str, pick: int, other: int, odd: bool) -> list[Operation]:
         if kind == "promote":
