@@ -287,7 +287,7 @@ def test_before_access_was_recorded_nobody_guesses_where_a_reservation_stood(wor
     code, said = verify_history()
     assert code == 1
     assert any("which had at least 0 in use and 8 kept for others, its cap was 8" in line for line in said), said
-    sql.execute(import_module("sessions_app.migrations.0012_access_is_a_limit").BEGINNING)
+    sql.execute(import_module("sessions_app.migrations.0011_access_is_a_limit").BEGINNING)
     assert list(LimitChange.objects.filter(source="sessions_app_backendaccess").order_by("seq").values_list("scope", "ref", "new")) == [
         ("tenant", world.birch.pk, {"id": access.pk, "tenant_id": world.birch.pk, "backend_id": world.beech.pk}),
         ("access", 0, {}),

@@ -89,7 +89,7 @@ def test_who_may_use_which_backend_is_told_by_name(admin: Client) -> None:
 
 def test_where_the_record_of_access_began_is_told(admin: Client, sql: psycopg.Connection[Any]) -> None:
     make_tenant()
-    sql.execute(import_module("sessions_app.migrations.0012_access_is_a_limit").BEGINNING)
+    sql.execute(import_module("sessions_app.migrations.0011_access_is_a_limit").BEGINNING)
     assert rows(admin)[0][2:] == ["record of access", "made", "From here on it is recorded who may use which backend."]
 
 

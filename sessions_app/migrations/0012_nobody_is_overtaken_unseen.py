@@ -258,7 +258,7 @@ END $$;
 
 
 class Migration(migrations.Migration):
-    dependencies = [("sessions_app", "0010_rows_by_columns")]
+    dependencies = [("sessions_app", "0011_access_is_a_limit")]
     operations = [
         migrations.RemoveIndex(model_name="waiter", name="waiters_for_a_backend"),
         migrations.AddIndex(
