@@ -12,8 +12,8 @@ import uuid_utils.compat
 from django.db import connection as django_connection
 from django.utils import timezone
 
-from sessions_app.domain.admission import Attempt
 from sessions_app.domain.operations import Admit, Admitted
+from sessions_app.domain.world import Attempt
 from sessions_app.models import Backend, BackendHealth
 from sessions_app.services.connections import open_connection
 from sessions_app.services.ledger import Ledger

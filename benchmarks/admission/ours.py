@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 import uuid_utils.compat
 
 from benchmarks.harness.errors import BenchmarkError
-from sessions_app.domain.admission import Attempt
 from sessions_app.domain.operations import Admit, End
 from sessions_app.domain.states import Reason
+from sessions_app.domain.world import Attempt
 from sessions_app.runtime.batcher import Batcher
 
 CONNECTED_S: Final = 10.0

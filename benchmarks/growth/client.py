@@ -25,9 +25,9 @@ class Live:
 
     async def add(self, told: dict[str, Any]) -> dict[str, int]:
         """Ask for sessions; return how many became active and how many wait."""
-        from sessions_app.domain.admission import Attempt
         from sessions_app.domain.operations import Activate, Admit
         from sessions_app.domain.states import State
+        from sessions_app.domain.world import Attempt
 
         batcher, node_id, tenants = self._ours.batcher, self._ours.node_id, told["tenants"]
         attempts = (

@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sessions_app.domain.admission import Attempt, Verdict
+from sessions_app.domain.admission import Verdict
 from sessions_app.domain.states import Reason, State
+from sessions_app.domain.world import Attempt
 
 
 @dataclass(frozen=True, slots=True)

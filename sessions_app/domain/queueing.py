@@ -20,7 +20,8 @@ from typing import Final
 from uuid import UUID
 
 from sessions_app.domain import admission
-from sessions_app.domain.admission import Attempt, BackendView, Scope, TenantView, Unseen, Verdict, World
+from sessions_app.domain.admission import Verdict
+from sessions_app.domain.world import Attempt, BackendView, Scope, TenantView, Unseen, World
 
 AGEING_S: Final = 30
 FEWEST_RELEASES: Final = 3  # one or two say nothing about how often slots become free

@@ -5,7 +5,7 @@ edit of the figure acts at once, also on what has come back since the last sessi
 writes nothing and no rounding adds up. Refuses to read a clock: ``now`` is an argument, in seconds, of the clock that set ``at``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 from typing import Final, Literal
@@ -41,25 +41,28 @@ def tokens(bucket: Bucket | None, per_minute: int, now: float) -> float:
     return there if there < per_minute else float(per_minute)
 
 
-def shortage(buckets: Mapping[RateKey, Bucket], wanted: Iterable[tuple[RateKey, int]], now: float) -> Shortage | None:
-    """Return the rate among ``wanted`` (key and sessions a minute) that lasts longest without a token, if any is without."""
+def take(buckets: dict[RateKey, Bucket], wanted: Iterable[tuple[RateKey, int]], now: float) -> Shortage | None:
+    """Take a token of each rate in ``wanted`` (key and sessions a minute), or of none where one is used up.
+
+    Return the one of these that lasts longest without a token, if any is without.
+    """
     worst: Shortage | None = None
+    left = []
     for key, per_minute in wanted:
-        missing = 1 - tokens(buckets.get(key), per_minute, now)
+        bucket = buckets.get(key)
+        there = tokens(bucket, per_minute, now)
+        missing = 1 - there
         if missing <= _GRAIN:
+            left.append((key, bucket, there - 1))
             continue
         wait_s = max(1, ceil((missing - _GRAIN) * MINUTE_S / per_minute)) if per_minute else None
         if worst is None or wait_s is None or (worst.wait_s is not None and wait_s > worst.wait_s):
             worst = Shortage(key, wait_s)
+    if worst is None:
+        for key, bucket, rest in left:
+            if bucket is None:
+                buckets[key] = Bucket(rest, now)
+            else:
+                # A clock that went back must not give the same seconds twice.
+                bucket.tokens, bucket.at = rest, max(bucket.at, now)
     return worst
-
-
-def spend(buckets: dict[RateKey, Bucket], key: RateKey, per_minute: int, now: float) -> None:
-    """Take one token, which ``shortage`` has seen to be there."""
-    bucket = buckets.get(key)
-    left = tokens(bucket, per_minute, now) - 1
-    if bucket is None:
-        buckets[key] = Bucket(left, now)
-    else:
-        # A clock that went back must not give the same seconds twice.
-        bucket.tokens, bucket.at = left, max(bucket.at, now)

@@ -13,8 +13,8 @@ from uuid import UUID
 
 from django.conf import settings
 
-from sessions_app.domain.admission import Attempt
 from sessions_app.domain.operations import Admitted
+from sessions_app.domain.world import Attempt
 from sessions_app.providers.base import OpenRequest, Provider, ProviderSession
 from sessions_app.providers.exceptions import OpenTimeout, ProviderError
 

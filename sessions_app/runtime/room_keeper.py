@@ -17,10 +17,10 @@ from uuid import UUID
 
 from django.conf import settings
 
-from sessions_app.domain.admission import Attempt
 from sessions_app.domain.operations import Admitted, End, Joined, Left, Move
 from sessions_app.domain.rooms import Asked, Do, Happening, Listed, Listing, Step, next_step
 from sessions_app.domain.states import Reason
+from sessions_app.domain.world import Attempt
 from sessions_app.models import Drift
 from sessions_app.providers.base import OpenRequest, ProviderSession, Room, RoomEvent, RoomProvider
 from sessions_app.providers.exceptions import ProviderError, ProviderFailed

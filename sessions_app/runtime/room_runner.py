@@ -16,9 +16,9 @@ from typing import Final
 import psycopg
 from django.db import Error as DatabaseError
 
-from sessions_app.domain.admission import Attempt
 from sessions_app.domain.operations import End, Resumed
 from sessions_app.domain.states import Reason
+from sessions_app.domain.world import Attempt
 from sessions_app.providers.base import RoomProvider
 from sessions_app.providers.exceptions import ProviderError
 from sessions_app.runtime import telemetry

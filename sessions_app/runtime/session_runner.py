@@ -16,9 +16,9 @@ from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
-from sessions_app.domain.admission import Attempt
 from sessions_app.domain.operations import Admit, Admitted, End, Policy, Resumed, Suspend
 from sessions_app.domain.states import Reason, State
+from sessions_app.domain.world import Attempt
 from sessions_app.runtime.attachment import Attachment, Ended, Leaving, Rejected, Replaced, Started
 from sessions_app.runtime.presence import Back, Home, Presence
 from sessions_app.runtime.provider_side import Opens, ProviderSide

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
-from sessions_app.domain.admission import Attempt
 from sessions_app.domain.operations import Promoted, Resume, Resumed
 from sessions_app.domain.states import Reason
+from sessions_app.domain.world import Attempt
 from sessions_app.runtime.attachment import Attachment, Rejected
 from sessions_app.runtime.presence import Back, Home
 from sessions_app.runtime.provider_side import Opens

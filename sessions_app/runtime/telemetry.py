@@ -26,9 +26,9 @@ from opentelemetry.metrics import (
 )
 from opentelemetry.trace import INVALID_SPAN, Link, NoOpTracerProvider, Span, SpanContext, Status, StatusCode, Tracer, TracerProvider
 
-from sessions_app.domain.admission import Scope
 from sessions_app.domain.operations import Admitted
 from sessions_app.domain.states import MEANINGS, Reason, State
+from sessions_app.domain.world import Scope
 
 SCOPE: Final = "voiceplatform.sessions"
 BATCH: Final = "voice.ledger.batch"

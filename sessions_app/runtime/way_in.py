@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final
 
-from sessions_app.domain.admission import Attempt, Limit, Verdict
+from sessions_app.domain.admission import Limit, Verdict
 from sessions_app.domain.operations import Activate, Admit, Admitted, Move, Resume, Resumed
 from sessions_app.domain.states import Reason, State
+from sessions_app.domain.world import Attempt
 from sessions_app.providers.exceptions import ProviderError
 from sessions_app.runtime.presence import Home, Presence
 from sessions_app.runtime.provider_side import ProviderSide

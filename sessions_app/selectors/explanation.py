@@ -17,10 +17,11 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from sessions_app.domain import admission, queueing, rates
-from sessions_app.domain.admission import Attempt, BackendView, Scope, TenantView, Verdict, World
+from sessions_app.domain.admission import Verdict
 from sessions_app.domain.queueing import Waiter
 from sessions_app.domain.rates import RateKey
 from sessions_app.domain.states import Reason
+from sessions_app.domain.world import Attempt, BackendView, Scope, TenantView, World
 from sessions_app.models import Backend, BackendHealth
 from sessions_app.selectors import places, usage
 from sessions_app.selectors.places import Standing

@@ -17,9 +17,9 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from sessions_app.domain import admission, queueing
-from sessions_app.domain.admission import Attempt, Scope
 from sessions_app.domain.queueing import Waiter
 from sessions_app.domain.states import FINAL_STATES, SLOT_STATES
+from sessions_app.domain.world import Attempt, Scope
 from sessions_app.selectors import world
 from sessions_app.selectors.world import Scene
 

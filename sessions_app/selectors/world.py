@@ -13,11 +13,11 @@ from uuid import UUID
 
 import msgspec
 
-from sessions_app.domain.admission import Attempt, BackendView, TenantView, World
 from sessions_app.domain.operations import BackendRef, Policy
 from sessions_app.domain.queueing import Waiter
 from sessions_app.domain.rates import Bucket, RateKey
 from sessions_app.domain.reservations import Reservations
+from sessions_app.domain.world import Attempt, BackendView, TenantView, World
 
 _WORLD: Final = "SELECT voice_world(%s, %s, %s::bigint[], %s::bigint[], %s::text[])::text"
 WAITER_COLUMNS: Final = """w.session_id, w.tenant_id, w."user", w.pipeline, w.transport, w.backend_name, w.node_id, w.since, w.place,

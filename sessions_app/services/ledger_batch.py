@@ -15,7 +15,7 @@ from uuid import UUID
 from django.conf import settings
 
 from sessions_app.domain import admission, queueing, states
-from sessions_app.domain.admission import Attempt, Scope, Verdict
+from sessions_app.domain.admission import Verdict
 from sessions_app.domain.operations import (
     Activate,
     Admit,
@@ -35,6 +35,7 @@ from sessions_app.domain.operations import (
 )
 from sessions_app.domain.queueing import Waiter
 from sessions_app.domain.states import Reason, State
+from sessions_app.domain.world import Attempt, Scope
 from sessions_app.selectors import world
 from sessions_app.selectors.world import Waiting
 from sessions_app.services.ledger_book import Book, Detail, Writes, limits

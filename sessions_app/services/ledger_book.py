@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sessions_app.domain.admission import Attempt, Verdict
+from sessions_app.domain.admission import Verdict
 from sessions_app.domain.operations import Admit
 from sessions_app.domain.rates import Bucket, RateKey
 from sessions_app.domain.states import State
+from sessions_app.domain.world import Attempt
 from sessions_app.selectors.world import Waiting
 from sessions_app.services.ledger_sql import encode
 from sessions_app.services.ledger_world import Held

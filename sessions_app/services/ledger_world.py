@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sessions_app.domain.admission import Attempt, Other, Unseen
 from sessions_app.domain.operations import BackendRef
 from sessions_app.domain.states import State
+from sessions_app.domain.world import Attempt, Other, Unseen
 from sessions_app.selectors import world
 from sessions_app.selectors.world import Scene, Waiting
 from sessions_app.services.ledger_sql import Look, Opened

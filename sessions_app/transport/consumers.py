@@ -17,9 +17,9 @@ import msgspec
 from channels.consumer import AsyncConsumer
 from django.conf import settings
 
-from sessions_app.domain.admission import Attempt
 from sessions_app.domain.allowance import Allowance
 from sessions_app.domain.states import MEANINGS, Reason
+from sessions_app.domain.world import Attempt
 from sessions_app.runtime import live, refused
 from sessions_app.runtime.attachment import Attachment, Ended, Leaving, Note, Queued, Rejected, Replaced, Started, Word
 from sessions_app.runtime.session_runner import SessionRunner

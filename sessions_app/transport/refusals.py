@@ -10,8 +10,9 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from sessions_app.domain.admission import Limit, Scope
+from sessions_app.domain.admission import Limit
 from sessions_app.domain.states import MEANINGS, Reason
+from sessions_app.domain.world import Scope
 from sessions_app.transport import messages
 
 _REFUSING: Final = {

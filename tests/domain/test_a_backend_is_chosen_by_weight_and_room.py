@@ -1,7 +1,8 @@
 from collections import Counter
 
-from sessions_app.domain.admission import BackendView, decide
+from sessions_app.domain.admission import decide
 from sessions_app.domain.reservations import Reservations
+from sessions_app.domain.world import BackendView
 from tests.domain.worlds import attempt, tenant, view, world
 
 

@@ -1,8 +1,9 @@
 import pytest
 from hypothesis import given, settings
 
-from sessions_app.domain.admission import Attempt, Limit, Scope, World, admit, decide
+from sessions_app.domain.admission import Limit, admit, decide
 from sessions_app.domain.states import Reason
+from sessions_app.domain.world import Attempt, Scope, World
 from tests.domain.worlds import attempt, attempts, copied, open_world, tenant, view, world
 
 

@@ -5,9 +5,10 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sessions_app.domain.admission import AT_CAPACITY, Attempt, Limit, Scope, Verdict, World, choose_other_backend, decide
+from sessions_app.domain.admission import AT_CAPACITY, Limit, Verdict, choose_other_backend, decide
 from sessions_app.domain.queueing import Waiter, promote
 from sessions_app.domain.states import FINAL_STATES, MEANINGS, Reason, State
+from sessions_app.domain.world import Attempt, Scope, World
 from tests.domain.worlds import BACKENDS, TENANTS, USERS, any_world, attempt, attempts, copied, queues, tenant, view, world
 
 SCOPE_OF = {

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sessions_app.domain.admission import Scope, World
 from sessions_app.domain.queueing import Place, Waiter, estimate, positions, promote
+from sessions_app.domain.world import Scope, World
 from tests.domain.worlds import TENANTS, USERS, any_world, attempt, copied, queue_of, queues, tenant, view, world
 
 

@@ -5,9 +5,10 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sessions_app.domain.admission import Scope, decide
+from sessions_app.domain.admission import decide
 from sessions_app.domain.rates import Bucket, RateKey
 from sessions_app.domain.states import Reason
+from sessions_app.domain.world import Scope
 from tests.domain.worlds import attempt, tenant, view, world
 
 START = 1_800_000_000.0

@@ -3,10 +3,11 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sessions_app.domain.admission import Attempt, Limit, Scope, World, choose_other_backend, decide
+from sessions_app.domain.admission import Limit, choose_other_backend, decide
 from sessions_app.domain.queueing import Waiter, promote
 from sessions_app.domain.reservations import Reservations
 from sessions_app.domain.states import Reason
+from sessions_app.domain.world import Attempt, Scope, World
 from tests.domain.worlds import TENANTS, attempt, attempts, copied, open_world, queues, tenant, view, world
 
 

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sessions_app.domain.admission import World, admit
+from sessions_app.domain.admission import admit
 from sessions_app.domain.queueing import AGEING_S, Promotion, Waiter, effective_priority, promote
 from sessions_app.domain.reservations import Reservations
 from sessions_app.domain.states import Reason
+from sessions_app.domain.world import World
 from tests.domain.worlds import any_world, attempt, copied, queue_of, queues, tenant, view, world
 
 

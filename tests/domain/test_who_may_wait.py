@@ -3,9 +3,10 @@
 import pytest
 from hypothesis import given, settings
 
-from sessions_app.domain.admission import BackendView, TenantView, World, admit, decide
+from sessions_app.domain.admission import admit, decide
 from sessions_app.domain.queueing import Waiter, promote, suspended
 from sessions_app.domain.states import Reason
+from sessions_app.domain.world import BackendView, TenantView, World
 from tests.domain.worlds import any_world, attempt, copied, queue_of, queues, tenant, view, world
 
 

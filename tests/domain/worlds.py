@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from sessions_app.domain.admission import Attempt, BackendView, TenantView, World
 from sessions_app.domain.queueing import Waiter
 from sessions_app.domain.rates import Bucket, RateKey
 from sessions_app.domain.reservations import Reservations
+from sessions_app.domain.world import Attempt, BackendView, TenantView, World
 
 TENANTS, BACKENDS, USERS = (1, 2, 3), (10, 11, 12), ("ann", "bob")
 

@@ -19,8 +19,8 @@ if __name__ == "__main__":
 
 import uuid_utils.compat
 
-from sessions_app.domain.admission import Attempt
 from sessions_app.domain.operations import Admit, Admitted
+from sessions_app.domain.world import Attempt
 from sessions_app.services.connections import open_connection
 from sessions_app.services.ledger import RETRYABLE, Ledger
 from tests.world import NODE

@@ -3,9 +3,10 @@ from typing import Any
 
 import pytest
 
-from sessions_app.domain.admission import Limit, Scope
+from sessions_app.domain.admission import Limit
 from sessions_app.domain.operations import End
 from sessions_app.domain.states import Reason, State
+from sessions_app.domain.world import Scope
 from sessions_app.models import Platform, Session
 from sessions_app.services.ledger import Ledger
 from tests.world import admit, admitted, make_backend, make_tenant

@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from sessions_app.domain.admission import Attempt
 from sessions_app.domain.operations import Activate, Admit, End, Move, Resume, Resumed, Suspend
 from sessions_app.domain.states import Reason, State
+from sessions_app.domain.world import Attempt
 from sessions_app.models import Capacity, Session, Slot
 from sessions_app.selectors import verification
 from sessions_app.services.ledger import MAX_BATCH, Ledger

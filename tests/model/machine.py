@@ -11,7 +11,6 @@ import uuid_utils.compat
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from sessions_app.domain.admission import Attempt
 from sessions_app.domain.operations import (
     Activate,
     Admit,
@@ -29,6 +28,7 @@ from sessions_app.domain.operations import (
     Suspend,
 )
 from sessions_app.domain.states import Reason, State
+from sessions_app.domain.world import Attempt
 from sessions_app.models import BackendAccess
 from sessions_app.services import ending, ledger, ledger_batch, nodes, sweep
 from sessions_app.services.connections import open_connection

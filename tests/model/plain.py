@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sessions_app.domain.admission import Attempt
 from sessions_app.domain.states import Reason, State
+from sessions_app.domain.world import Attempt
 
 HOLDING = {State.STARTING, State.ACTIVE, State.RECONNECTING}
 AT_CAPACITY = {Reason.USER_LIMIT, Reason.SESSION_LIMIT, Reason.BACKEND_LIMIT, Reason.PLATFORM_LIMIT}

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sessions_app.domain.admission import Attempt
 from sessions_app.domain.operations import Activate, Admit, Adopt, Confirm, End, Joined, Left, Move, Operation, Promote, Resume, Suspend
 from sessions_app.domain.states import Reason, State
+from sessions_app.domain.world import Attempt
 from tests.model.plain import HOLDING, Plain, Session
 
 # What only tells of a connection lets nobody in.

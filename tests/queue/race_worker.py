@@ -24,9 +24,9 @@ if __name__ == "__main__":
 import psycopg
 import uuid_utils.compat
 
-from sessions_app.domain.admission import Attempt
 from sessions_app.domain.operations import Admit, Admitted, End, Operation, Result
 from sessions_app.domain.states import Reason, State
+from sessions_app.domain.world import Attempt
 from sessions_app.services.ledger import RETRYABLE, Ledger
 from tests.ledger.race_worker import new_ledger, take_the_lock_out
 from tests.world import NODE

@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError
 
-from sessions_app.domain.admission import Limit, Scope
+from sessions_app.domain.admission import Limit
 from sessions_app.domain.states import MEANINGS
+from sessions_app.domain.world import Scope
 from sessions_app.models.backends import TRANSPORTS
 from sessions_app.selectors import explanation
 from sessions_app.selectors.explanation import Explanation
