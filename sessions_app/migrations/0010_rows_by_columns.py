@@ -11,8 +11,11 @@ The functions of 0007 that these replace have other arguments, and stay for proc
 
 from django.db import migrations
 
-# See 0007.
-PLANS = "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off"
+# Plans are made once and kept, by statistics of tables that may have been empty or small then, and a join of a few ids with such a table would
+# read all of it. So rows are looked for by a list of keys, or one by one in a subquery that cannot be turned around (``OFFSET 0``).
+KEPT = "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_mergejoin = off SET jit = off"
+READING = f"{KEPT} SET enable_hashjoin = off"
+WRITING = f"{KEPT} SET enable_nestloop = off"  # what was found by its keys is joined with what is to be written by a hash of these
 
 OPEN = f"""
 -- Limits in force, counters, health, reservations and rates, for these tenants and their users; with or without locks. An empty user's rate is
@@ -28,8 +31,9 @@ BEGIN
                 (SELECT json_object_agg(o.field, o.change) FROM (
                     SELECT o.field, sum(o.change) AS change FROM tenants_override o
                     WHERE o.tenant_id = t.id AND o.ends_at > at AND o.starts_at <= at GROUP BY o.field) AS o)))
-            FROM unnest(tenants) AS wanted(id) JOIN tenants_tenant t USING (id) JOIN tenants_quota q ON q.tenant_id = t.id
-            LEFT JOIN sessions_app_capacity c ON c.scope = 'tenant' AND c.ref = t.id),
+            FROM tenants_tenant t CROSS JOIN LATERAL (SELECT * FROM tenants_quota q WHERE q.tenant_id = t.id OFFSET 0) AS q
+            LEFT JOIN LATERAL (SELECT * FROM sessions_app_capacity c WHERE c.scope = 'tenant' AND c.ref = t.id OFFSET 0) AS c ON true
+            WHERE t.id = ANY(tenants)),
         'backends', (SELECT json_agg(json_build_array(b.id, b.name, b.provider, b.cap, b.weight, b.enabled, b.draining, b.pipelines,
                 b.transports, coalesce(c.active, 0), c.id IS NOT NULL,
                 coalesce(h.status = 'healthy' AND h.last_probe_at > clock_timestamp() - make_interval(secs => probe_stale_s), false),
@@ -41,7 +45,7 @@ BEGIN
         'asking', (SELECT json_agg(json_build_array(a.tenant_id, a.name, live.count, r.tokens, extract(epoch FROM r.at)::float8))
             FROM unnest(user_tenants, users) AS a(tenant_id, name)
             CROSS JOIN LATERAL (SELECT count(*) FROM sessions_app_slot s WHERE s.tenant_id = a.tenant_id AND s."user" = a.name) AS live
-            LEFT JOIN sessions_app_ratebucket r ON r.tenant_id = a.tenant_id AND r."user" = a.name
+            LEFT JOIN LATERAL (SELECT * FROM sessions_app_ratebucket r WHERE r.tenant_id = a.tenant_id AND r."user" = a.name OFFSET 0) AS r ON true
             WHERE live.count > 0 OR r.tenant_id IS NOT NULL),
         -- The slots of a tenant on the backend where it reserved some; whoever holds that backend's lock sees them stand still.
         'reservations', (SELECT json_agg(json_build_array(q.tenant_id, place.id, q.reserved,
@@ -55,7 +59,7 @@ END $$;
 -- whether more is wanted than what an end needs.
 CREATE FUNCTION voice_open(tenants bigint[], sessions uuid[], known uuid[], resumed uuid[], user_tenants bigint[], users text[], promote boolean,
                            queues integer, waiters integer, capped boolean, whole boolean, probe_stale_s float8)
-RETURNS json LANGUAGE plpgsql {PLANS} AS $$
+RETURNS json LANGUAGE plpgsql {READING} AS $$
 DECLARE
     seq bigint;
     at timestamptz;
@@ -98,27 +102,27 @@ BEGIN
     seq := nextval('voice_ledger_seq');
     at := clock_timestamp();
     -- By columns: a list is made faster of values of one type.
-    IF EXISTS (SELECT FROM unnest(known) AS asked(id) JOIN sessions_app_session USING (id)) THEN
+    IF EXISTS (SELECT FROM sessions_app_session WHERE id = ANY(known)) THEN
         found := (SELECT json_build_array(array_agg(s.id), array_agg(s.state), array_agg(s.node_id), array_agg(s.pipeline),
                 array_agg(s.tenant_id), array_agg(s."user"), array_agg(s.backend_id), array_agg(s.transport), array_agg(s.active_at),
                 array_agg(CASE WHEN s.id = ANY(resumed) THEN s.metadata END))
-            FROM unnest(known) AS asked(id) JOIN sessions_app_session s USING (id));
+            FROM sessions_app_session s WHERE s.id = ANY(known));
     END IF;
     IF whole THEN
         SELECT json_build_array(array_agg(s.session_id), array_agg(s.tenant_id), array_agg(s.backend_id), array_agg(s."user"),
                 array_agg(s.state), array_agg(s.node_id)),
             json_build_array(array_agg(s.lease_until), array_agg(coalesce(s.lease_until < at, false)), array_agg(s.generation),
                 array_agg(s.resume_floor), array_agg(s.stale_uses), array_agg(s.dropped_at))
-            INTO slots, leases FROM unnest(sessions) AS asked(id) JOIN sessions_app_slot s ON s.session_id = asked.id;
+            INTO slots, leases FROM sessions_app_slot s WHERE s.session_id = ANY(sessions);
     ELSIF found IS NOT NULL OR cardinality(sessions) > cardinality(known) THEN
         slots := (SELECT json_build_array(array_agg(s.session_id), array_agg(s.tenant_id), array_agg(s.backend_id), array_agg(s."user"),
                 array_agg(s.state), array_agg(s.node_id))
-            FROM unnest(sessions) AS asked(id) JOIN sessions_app_slot s ON s.session_id = asked.id);
+            FROM sessions_app_slot s WHERE s.session_id = ANY(sessions));
     END IF;
     IF waiting THEN
         own := (SELECT json_agg(voice_waiter(w, q.max_sessions_per_user))
-            FROM unnest(sessions) AS asked(id) JOIN sessions_app_waiter w ON w.session_id = asked.id
-            JOIN tenants_quota q ON q.tenant_id = w.tenant_id);
+            FROM sessions_app_waiter w CROSS JOIN LATERAL (SELECT * FROM tenants_quota q WHERE q.tenant_id = w.tenant_id OFFSET 0) AS q
+            WHERE w.session_id = ANY(sessions));
         IF promote THEN
             first := voice_first_waiters(asking, sessions, waiters);
         END IF;
@@ -150,8 +154,8 @@ BEGIN
         UPDATE sessions_app_session s SET state = v.new, reason = v.reason, detail = v.detail, node_id = v.node, backend_id = v.backend,
             pipeline = coalesce(nullif(v.pipeline, ''), s.pipeline), ended_at = now,
             active_at = CASE WHEN v.activated THEN coalesce(s.active_at, now) ELSE s.active_at END
-        FROM v WHERE s.id = v.id AND s.state = v.loaded RETURNING 1),
-    slots AS (DELETE FROM sessions_app_slot s USING v WHERE s.session_id = v.id RETURNING 1),
+        FROM v WHERE s.id = ANY(ids) AND s.id = v.id AND s.state = v.loaded RETURNING 1),
+    slots AS (DELETE FROM sessions_app_slot WHERE session_id = ANY(ids) RETURNING 1),
     told AS (
         INSERT INTO sessions_app_sessionevent (session_id, old, new, reason, node_id, actor, detail, tenant_id, backend_id, seq, at)
         SELECT id, old, new, reason, node, actor, coalesce(told, '{{}}'), tenant, backend, number, now FROM v)
@@ -163,7 +167,7 @@ END $$;
 -- that misses a row raises. What a batch frees comes before what it gives, but for those of whom it has other events before their end.
 CREATE FUNCTION voice_write(at timestamptz, seq bigint, ended text[], sessions text[], promoted text[], waiters_left text[], changes text[],
                             slot_changes text[], waiter_changes text[], events text[], ended_late text[], rates text[], attempts text[], counters text[])
-RETURNS void LANGUAGE plpgsql {PLANS} AS $$
+RETURNS void LANGUAGE plpgsql {WRITING} AS $$
 #variable_conflict use_column
 DECLARE
     done bigint;
@@ -211,7 +215,7 @@ BEGIN
             SELECT id, tenant, backend, "user", 'starting', node, generation, floor, now FROM v)
         UPDATE sessions_app_session s SET state = 'starting', reason = '', backend_id = v.backend, pipeline = v.pipeline,
             limits = v.limits, burst = v.burst, node_id = v.node, started_at = now
-        FROM v WHERE s.id = v.id AND s.state = 'queued';
+        FROM v WHERE s.id = ANY(ids) AND s.id = v.id AND s.state = 'queued';
         GET DIAGNOSTICS done = ROW_COUNT;
         PERFORM voice_expect(done, cardinality(ids));
     END IF;
@@ -223,7 +227,7 @@ BEGIN
         FROM unnest(ids, changes[2]::text[], changes[3]::text[], changes[4]::text[], changes[5]::text[], changes[6]::uuid[],
             changes[7]::bigint[], changes[8]::text[], changes[9]::boolean[], changes[10]::boolean[])
             AS v(id, old, new, reason, detail, node, backend, pipeline, activated, over)
-        WHERE s.id = v.id AND s.state = v.old;
+        WHERE s.id = ANY(ids) AND s.id = v.id AND s.state = v.old;
         GET DIAGNOSTICS done = ROW_COUNT;
         PERFORM voice_expect(done, cardinality(ids));
     END IF;
@@ -235,7 +239,7 @@ BEGIN
             slot_changes[6]::timestamptz[], slot_changes[7]::timestamptz[], slot_changes[8]::integer[], slot_changes[9]::integer[],
             slot_changes[10]::integer[])
             AS v(id, old, new, node, backend, lease, dropped, generation, floor, stale)
-        WHERE s.session_id = v.id AND s.state = v.old;
+        WHERE s.session_id = ANY(ids) AND s.session_id = v.id AND s.state = v.old;
         GET DIAGNOSTICS done = ROW_COUNT;
         PERFORM voice_expect(done, cardinality(ids));
     END IF;
@@ -244,7 +248,7 @@ BEGIN
         UPDATE sessions_app_waiter w SET node_id = v.node, absent_until = v.absent, generation = v.generation, resume_floor = v.floor
         FROM unnest(ids, waiter_changes[2]::uuid[], waiter_changes[3]::timestamptz[], waiter_changes[4]::integer[],
             waiter_changes[5]::integer[]) AS v(id, node, absent, generation, floor)
-        WHERE w.session_id = v.id;
+        WHERE w.session_id = ANY(ids) AND w.session_id = v.id;
         GET DIAGNOSTICS done = ROW_COUNT;
         PERFORM voice_expect(done, cardinality(ids));
     END IF;
@@ -283,7 +287,7 @@ BEGIN
         UPDATE sessions_app_capacity c SET active = c.active + v.change, queued = c.queued + v.waiting
         FROM unnest(counters[1]::text[], counters[2]::bigint[], counters[3]::integer[], counters[4]::integer[])
             AS v(scope, ref, change, waiting)
-        WHERE c.scope = v.scope AND c.ref = v.ref;
+        WHERE c.scope = ANY(counters[1]::text[]) AND c.ref = ANY(counters[2]::bigint[]) AND c.scope = v.scope AND c.ref = v.ref;
         GET DIAGNOSTICS done = ROW_COUNT;
         PERFORM voice_expect(done, cardinality(counters[2]::bigint[]));
     END IF;
