@@ -168,7 +168,11 @@ BEGIN
         WITH roomy AS MATERIALIZED (SELECT * FROM voice_roomy(sessions))
         SELECT c.ref FROM sessions_app_capacity c JOIN tenants_quota q ON q.tenant_id = c.ref JOIN tenants_tenant t ON t.id = c.ref
         CROSS JOIN LATERAL voice_changes(t.id) AS more
-        CROSS JOIN LATERAL (SELECT min(line.since) AS since FROM voice_asks(t.id) AS ask
+        CROSS JOIN LATERAL (SELECT min(line.since) AS since FROM (
+                SELECT ask.* FROM voice_asks(t.id) AS ask WHERE t.status <> 'active' OR EXISTS (SELECT FROM roomy r
+                    WHERE voice_serves(r.name, r.pipelines, r.transports, ask.backend_name, ask.pipeline, ask.transport)
+                    AND (r.calm OR q.max_concurrent_sessions IS NULL OR c.active < voice_changed(q.max_concurrent_sessions, more.at_once))
+                    AND (q.reserved > 0 OR r.id <> ALL(full_for_most)) AND voice_may_use(t.id, r.id)) OFFSET 0) AS ask
             CROSS JOIN LATERAL (SELECT coalesce(
                 (SELECT w.since FROM (SELECT * FROM sessions_app_waiter w WHERE w.tenant_id = t.id AND w.backend_name = ask.backend_name
                         AND w.pipeline = ask.pipeline AND w.transport = ask.transport AND w.absent_until IS NULL
@@ -178,11 +182,7 @@ BEGIN
                            < voice_changed(q.max_sessions_per_user, more.of_user)
                     ORDER BY w.since, w.place LIMIT 1),
                 (SELECT coalesce(l.heads[1].since, l.since) FROM voice_line(t.id, ask.backend_name, ask.pipeline, ask.transport,
-                    voice_changed(q.max_sessions_per_user, more.of_user), sessions, 1, 16) AS l)) AS since) AS line
-            WHERE t.status <> 'active' OR EXISTS (SELECT FROM roomy r
-                WHERE voice_serves(r.name, r.pipelines, r.transports, ask.backend_name, ask.pipeline, ask.transport)
-                AND (r.calm OR q.max_concurrent_sessions IS NULL OR c.active < voice_changed(q.max_concurrent_sessions, more.at_once))
-                AND (q.reserved > 0 OR r.id <> ALL(full_for_most)) AND voice_may_use(t.id, r.id))) AS first
+                    voice_changed(q.max_sessions_per_user, more.of_user), sessions, 1, 16) AS l)) AS since) AS line) AS first
         WHERE c.scope = 'tenant' AND c.queued > 0 AND first.since IS NOT NULL
             AND (q.max_concurrent_sessions IS NULL OR c.active < q.max_concurrent_sessions + q.burst OR t.status <> 'active'
                 OR c.active < voice_changed(q.max_concurrent_sessions, more.at_once) + voice_changed(q.burst, more.burst))
@@ -231,22 +231,25 @@ BEGIN
         WITH roomy AS MATERIALIZED (SELECT * FROM voice_roomy(sessions)),
         ending AS MATERIALIZED (SELECT s.tenant_id AS id, count(*) AS sessions FROM sessions_app_slot s
             WHERE s.session_id = ANY(sessions) GROUP BY s.tenant_id),
-        lines AS MATERIALIZED (
-            SELECT t.id, t.status, q.max_sessions_per_user, ask.*, line.*
+        -- What nobody with room serves is sorted out first: to look at a line costs more.
+        asks AS MATERIALIZED (
+            SELECT t.id, t.status, q.max_sessions_per_user, more.of_user, ask.*
             FROM unnest(asking) AS asks(id) JOIN tenants_tenant t USING (id) JOIN tenants_quota q ON q.tenant_id = t.id
             JOIN sessions_app_capacity c ON c.scope = 'tenant' AND c.ref = t.id AND c.queued > 0
             CROSS JOIN LATERAL voice_changes(t.id) AS more
             CROSS JOIN LATERAL (SELECT voice_changed(q.max_concurrent_sessions, more.at_once) AS at_once,
                 c.active - coalesce((SELECT e.sessions FROM ending e WHERE e.id = t.id), 0) AS active) AS now
             CROSS JOIN LATERAL voice_asks(t.id) AS ask
-            CROSS JOIN LATERAL voice_line(t.id, ask.backend_name, ask.pipeline, ask.transport,
-                CASE t.status WHEN 'active' THEN voice_changed(q.max_sessions_per_user, more.of_user) END, sessions, most,
-                CASE WHEN cardinality(sessions) > 0 THEN 2 * most END) AS line
             WHERE t.status <> 'active' OR (
                 (q.max_concurrent_sessions IS NULL OR now.active < now.at_once + voice_changed(q.burst, more.burst))
                 AND EXISTS (SELECT FROM roomy r
                     WHERE voice_serves(r.name, r.pipelines, r.transports, ask.backend_name, ask.pipeline, ask.transport)
-                    AND (r.calm OR q.max_concurrent_sessions IS NULL OR now.active < now.at_once) AND voice_may_use(t.id, r.id))))
+                    AND (r.calm OR q.max_concurrent_sessions IS NULL OR now.active < now.at_once) AND voice_may_use(t.id, r.id)))),
+        lines AS MATERIALIZED (
+            SELECT ask.*, line.* FROM asks AS ask
+            CROSS JOIN LATERAL voice_line(ask.id, ask.backend_name, ask.pipeline, ask.transport,
+                CASE ask.status WHEN 'active' THEN voice_changed(ask.max_sessions_per_user, ask.of_user) END, sessions, most,
+                CASE WHEN cardinality(sessions) > 0 THEN 2 * most END) AS line)
         SELECT json_build_object(
             'waiters', (SELECT json_agg(voice_waiter(w, l.max_sessions_per_user) ORDER BY w.since, w.place)
                 FROM lines l CROSS JOIN LATERAL unnest(l.heads) AS w),
