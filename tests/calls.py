@@ -165,6 +165,13 @@ async def house() -> AsyncIterator[House]:
         await node.stop()
 
 
+async def waits(client: Client) -> dict[str, Any]:
+    """Ask for a session and return the word of its place in the queue."""
+    client.says({"type": "session.start"})
+    queued: dict[str, Any] = await client.hears("session.queued")
+    return queued
+
+
 async def until(condition: Any) -> None:
     """Wait until a condition holds that nothing can be awaited for: another thread's state, a row."""
     async with asyncio.timeout(SOON_S):

@@ -6,32 +6,19 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-import pytest
 
 from sessions_app.domain.operations import End
 from sessions_app.domain.states import Reason
 from sessions_app.models import Slot
 from sessions_app.runtime.database import in_thread
 from sessions_app.runtime.session_runner import SessionRunner
-from tests.calls import Client, House, ends, make_backend, make_tenant, slots, states, until
+from tests.calls import House, ends, slots, states, until, waits
 
 FRAME = bytes(960)
 HELD_UP = (
     "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     " AND query NOT LIKE 'LOCK%'), pg_stat_clear_snapshot()"
 )
-
-
-@pytest.fixture
-async def tenant(home: House) -> Any:
-    await make_backend(options={"delay_ms": 0})
-    return await make_tenant(max_concurrent_sessions=1, max_queue_length=10, grace_s=5)
-
-
-async def waits(client: Client) -> dict[str, Any]:
-    client.says({"type": "session.start"})
-    queued: dict[str, Any] = await client.hears("session.queued")
-    return queued
 
 
 def runner_of(home: House, session_id: str) -> SessionRunner:
@@ -50,9 +37,9 @@ async def while_it_is_promoted(home: House, sql: psycopg.Connection[Any], talkin
         yield
 
 
-async def test_who_is_gone_gives_the_slot_to_the_next(home: House, tenant: Any, sql: psycopg.Connection[Any]) -> None:
-    talking = (await home.caller(tenant, "talking").starts())["session_id"]
-    first, second = home.caller(tenant, "first"), home.caller(tenant, "second")
+async def test_who_is_gone_gives_the_slot_to_the_next(home: House, tenant_with_queue: Any, sql: psycopg.Connection[Any]) -> None:
+    talking = (await home.caller(tenant_with_queue, "talking").starts())["session_id"]
+    first, second = home.caller(tenant_with_queue, "first"), home.caller(tenant_with_queue, "second")
     gone, next_one = (await waits(first))["session_id"], (await waits(second))["session_id"]
     async with while_it_is_promoted(home, sql, talking):
         await first.leaves(1006)
@@ -63,9 +50,9 @@ async def test_who_is_gone_gives_the_slot_to_the_next(home: House, tenant: Any, 
     assert await slots() == 1
 
 
-async def test_who_is_just_coming_back_keeps_the_slot(home: House, tenant: Any, sql: psycopg.Connection[Any]) -> None:
-    talking = (await home.caller(tenant, "talking").starts())["session_id"]
-    first, second = home.caller(tenant, "first"), home.caller(tenant, "second")
+async def test_who_is_just_coming_back_keeps_the_slot(home: House, tenant_with_queue: Any, sql: psycopg.Connection[Any]) -> None:
+    talking = (await home.caller(tenant_with_queue, "talking").starts())["session_id"]
+    first, second = home.caller(tenant_with_queue, "first"), home.caller(tenant_with_queue, "second")
     queued = await waits(first)
     await waits(second)
     runner = runner_of(home, queued["session_id"])
@@ -82,10 +69,10 @@ async def test_who_is_just_coming_back_keeps_the_slot(home: House, tenant: Any, 
 
 
 async def test_who_comes_back_with_a_token_of_the_past_gives_the_slot_to_the_next(
-    home: House, tenant: Any, sql: psycopg.Connection[Any]
+    home: House, tenant_with_queue: Any, sql: psycopg.Connection[Any]
 ) -> None:
-    talking = (await home.caller(tenant, "talking").starts())["session_id"]
-    first, second = home.caller(tenant, "first"), home.caller(tenant, "second")
+    talking = (await home.caller(tenant_with_queue, "talking").starts())["session_id"]
+    first, second = home.caller(tenant_with_queue, "first"), home.caller(tenant_with_queue, "second")
     queued = await waits(first)
     next_one = (await waits(second))["session_id"]
     runner = runner_of(home, queued["session_id"])
@@ -103,9 +90,9 @@ async def test_who_comes_back_with_a_token_of_the_past_gives_the_slot_to_the_nex
     assert (await second.hears("session.started"))["session_id"] == next_one
 
 
-async def test_whose_time_is_over_as_it_is_let_in_keeps_no_slot(home: House, tenant: Any, sql: psycopg.Connection[Any]) -> None:
-    talking = (await home.caller(tenant, "talking").starts())["session_id"]
-    first, second = home.caller(tenant, "first"), home.caller(tenant, "second")
+async def test_whose_time_is_over_as_it_is_let_in_keeps_no_slot(home: House, tenant_with_queue: Any, sql: psycopg.Connection[Any]) -> None:
+    talking = (await home.caller(tenant_with_queue, "talking").starts())["session_id"]
+    first, second = home.caller(tenant_with_queue, "first"), home.caller(tenant_with_queue, "second")
     late, next_one = (await waits(first))["session_id"], (await waits(second))["session_id"]
     async with while_it_is_promoted(home, sql, talking):
         runner_of(home, late).finish(Reason.QUEUE_TIMEOUT)
