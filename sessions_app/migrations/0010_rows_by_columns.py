@@ -12,7 +12,8 @@ The functions of 0007 that these replace have other arguments, and stay for proc
 from django.db import migrations
 
 # Plans are made once and kept, by statistics of tables that may have been empty or small then, and a join of a few ids with such a table would
-# read all of it. So rows are looked for by a list of keys, or one by one in a subquery that cannot be turned around (``OFFSET 0``).
+# read all of it. So rows are looked for by a list of keys, or one by one in a subquery that cannot be turned around (``OFFSET 0``), and
+# where no order is wanted that another index would give.
 KEPT = "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_mergejoin = off SET jit = off"
 READING = f"{KEPT} SET enable_hashjoin = off"
 WRITING = f"{KEPT} SET enable_nestloop = off"  # what was found by its keys is joined with what is to be written by a hash of these
@@ -77,9 +78,9 @@ BEGIN
     IF promote AND EXISTS (SELECT FROM sessions_app_capacity WHERE scope = 'tenant' AND queued > 0) THEN
         locked := locked || voice_first_in_queue(sessions, queues);
     END IF;
-    locked := ARRAY(SELECT id FROM unnest(locked) AS id
-        UNION SELECT tenant_id FROM sessions_app_slot WHERE session_id = ANY(sessions)
-        UNION SELECT tenant_id FROM sessions_app_waiter WHERE session_id = ANY(sessions) ORDER BY id);
+    locked := ARRAY(SELECT DISTINCT id FROM unnest(locked
+        || ARRAY(SELECT tenant_id FROM sessions_app_slot WHERE session_id = ANY(sessions))
+        || ARRAY(SELECT tenant_id FROM sessions_app_waiter WHERE session_id = ANY(sessions))) AS id ORDER BY id);
     PERFORM pg_advisory_xact_lock((x'766f1'::bigint << 44) + id) FROM unnest(locked) AS id;
     -- Who asks for slots: new attempts, and who waits now, which somebody may have begun to do while this batch waited for the lock.
     waiting := EXISTS (SELECT FROM sessions_app_capacity c WHERE c.scope = 'tenant' AND c.queued > 0);
@@ -87,11 +88,11 @@ BEGIN
         asking := ARRAY(SELECT t.id FROM unnest(locked) AS t(id) WHERE t.id = ANY(tenants)
             OR EXISTS (SELECT FROM sessions_app_capacity c WHERE c.scope = 'tenant' AND c.ref = t.id AND c.queued > 0));
     END IF;
-    backends := ARRAY(SELECT id FROM sessions_app_backend b WHERE enabled AND EXISTS (
+    backends := ARRAY(SELECT DISTINCT id FROM unnest(ARRAY(SELECT backend_id FROM sessions_app_slot WHERE session_id = ANY(sessions))
+        || ARRAY(SELECT id FROM sessions_app_backend b WHERE enabled AND EXISTS (
             SELECT FROM unnest(asking) AS t(id)
             WHERE NOT EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id)
-               OR EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id AND a.backend_id = b.id))
-        UNION SELECT backend_id FROM sessions_app_slot WHERE session_id = ANY(sessions) ORDER BY id);
+               OR EXISTS (SELECT FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id AND a.backend_id = b.id)))) AS id ORDER BY id);
     PERFORM pg_advisory_xact_lock((x'766f2'::bigint << 44) + id) FROM unnest(backends) AS id;
     IF capped THEN
         PERFORM pg_advisory_xact_lock(x'766f3'::bigint << 44);
