@@ -4,8 +4,8 @@ from uuid import UUID
 
 from django.utils import timezone
 
-from sessions_app.models import Backend, Session, SessionEvent, Slot
-from sessions_app.services import tokens
+from sessions_app.models import Backend, Node, Session, SessionEvent, Slot
+from sessions_app.services import nodes, tokens
 from tenants.models import Tenant
 from tests.e2e.server import wait_until
 
@@ -26,6 +26,12 @@ def over(session_id: UUID | str, seconds: float = 10.0) -> Session:
     """Wait for the session's end and return its record."""
     wait_until(lambda: Session.objects.filter(pk=session_id, ended_at__isnull=False).exists(), seconds, "the session's end")
     return record(session_id)
+
+
+def nobody_else_is_up(seconds: float = 20.0) -> None:
+    """Wait until a node that another test killed is no more taken for one that could go on with the sessions of one that stops."""
+    newest = Node.objects.latest("started_at").pk
+    wait_until(lambda: not nodes.others_up(node_id=newest), seconds, "the end of the leases of nodes that were killed")
 
 
 def states(session_id: UUID | str) -> list[str]:

@@ -17,7 +17,7 @@ from tenants import services as tenant_services
 from tenants.models import Tenant
 from tests.e2e import browser as browsers
 from tests.e2e.client import Call
-from tests.e2e.rows import over, record, slots, states
+from tests.e2e.rows import nobody_else_is_up, over, record, slots, states
 from tests.e2e.server import Server, manage
 from tests.e2e.visitor import PASSWORD
 from tests.e2e.wire import Wire
@@ -112,6 +112,7 @@ async def test_a_server_that_stops_says_so_and_hanging_up_ends_the_trying(server
         await _press(page, "Start talking")
         await _is(page, "live", "You are connected")
         first = await in_thread(Session.objects.get, tenant=tenant)
+        await in_thread(nobody_else_is_up)
         await in_thread(server.stop)
         await _is(page, "refused", "The service went down for maintenance.")
         assert (await in_thread(over, first.pk)).reason == "drained"
