@@ -13,8 +13,11 @@ from django.db import migrations
 
 # Plans are made once and kept, by statistics of tables that may have been empty or small then, and a join of a few ids with such a table would
 # read all of it. So rows are looked for by a list of keys, or one by one in a subquery that cannot be turned around (``OFFSET 0``), and
-# where no order is wanted that another index would give.
-KEPT = "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_mergejoin = off SET jit = off"
+# where no order is wanted that another index would give. No bitmaps: they leave the index entries of dead rows as they are, and of slots, which
+# come and go, there are soon more of these than a batch can read.
+KEPT = (
+    "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_mergejoin = off SET jit = off"
+)
 READING = f"{KEPT} SET enable_hashjoin = off"
 WRITING = f"{KEPT} SET enable_nestloop = off"  # what was found by its keys is joined with what is to be written by a hash of these
 
