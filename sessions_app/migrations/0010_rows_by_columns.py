@@ -32,9 +32,9 @@ BEGIN
                 q.idle_timeout_s, q.grace_s, coalesce(c.active, 0), c.id IS NOT NULL,
                 ARRAY(SELECT backend_id FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id), q.burst, q.sessions_per_minute,
                 q.user_sessions_per_minute, q.priority, q.weight, q.max_queue_length, q.max_queue_wait_s, coalesce(c.queued, 0),
-                (SELECT json_object_agg(o.field, o.change) FROM (
+                CASE WHEN EXISTS (SELECT FROM tenants_override o WHERE o.tenant_id = t.id) THEN (SELECT json_object_agg(o.field, o.change) FROM (
                     SELECT o.field, sum(o.change) AS change FROM tenants_override o
-                    WHERE o.tenant_id = t.id AND o.ends_at > at AND o.starts_at <= at GROUP BY o.field) AS o)))
+                    WHERE o.tenant_id = t.id AND o.ends_at > at AND o.starts_at <= at GROUP BY o.field) AS o) END))
             FROM tenants_tenant t CROSS JOIN LATERAL (SELECT * FROM tenants_quota q WHERE q.tenant_id = t.id OFFSET 0) AS q
             LEFT JOIN LATERAL (SELECT * FROM sessions_app_capacity c WHERE c.scope = 'tenant' AND c.ref = t.id OFFSET 0) AS c ON true
             WHERE t.id = ANY(tenants)),
