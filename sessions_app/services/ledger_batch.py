@@ -13,6 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.conf import settings
+from msgspec import Raw
 
 from sessions_app.domain import admission, queueing, states
 from sessions_app.domain.admission import Verdict
@@ -38,7 +39,7 @@ from sessions_app.domain.states import Reason, State
 from sessions_app.domain.world import Attempt, Scope
 from sessions_app.selectors import world
 from sessions_app.selectors.world import Waiting
-from sessions_app.services.ledger_book import Book, Detail, Writes, limits
+from sessions_app.services.ledger_book import Book, Detail, Writes, vector
 from sessions_app.services.ledger_life import Life
 from sessions_app.services.ledger_world import Held, Known, Loaded
 
@@ -48,6 +49,7 @@ ALL_WAITERS, ALL_QUEUES = 2_000, 256  # where promotion is all that it does
 MAX_FLOODS: Final = 10_000
 # As tuples, which ``isinstance`` takes in half the time.
 ASKING: Final = (Admit, Move)
+NOT_OF_A_LIFE: Final = (Admit, Move, Promote)
 BRIEF: Final = (Admit, End, Promote)
 TELLING: Final = (Activate, Joined, Left, Confirm, Resume)  # of a connection: it frees nothing and asks for nothing
 _NO_TENANT: Final = Verdict(Reason.AUTHENTICATION_FAILED, ())
@@ -114,7 +116,7 @@ class Batch:
         # What waits for an answer of this same batch (an end right behind its admission) keeps its place behind it.
         asking = {each.attempt.session_id for each in self.operations if isinstance(each, ASKING)} if self._twice else ()
         for index, operation in enumerate(self.operations):
-            if not isinstance(operation, (*ASKING, Promote)) and operation.session_id not in asking:
+            if not isinstance(operation, NOT_OF_A_LIFE) and operation.session_id not in asking:
                 results[index] = life.apply(operation)
         self._let_waiters_in(life)
         late = False
@@ -191,7 +193,7 @@ class Batch:
         """Return what the event of a wait or refusal tells beside the record's limit vector, which a promotion replaces by its own."""
         tenant = self._world.tenants[attempt.tenant_id]
         if verdict.queued:
-            return {"limits": limits(verdict)}
+            return {"limits": Raw(vector(verdict))}
         if verdict.rate is not None:
             per_minute = tenant.user_rate if verdict.rate is Scope.USER else tenant.rate
             return {"rate": verdict.rate, "sessions_per_minute": per_minute}

@@ -196,15 +196,6 @@ def _change(held: Held) -> Row:
     )  # fmt: skip
 
 
-def limits(verdict: Verdict) -> list[dict[str, Any]]:
-    """Return a verdict's limits as ``vector`` writes them."""
-    entries: list[dict[str, Any]] = []
-    for scope, used, most, reserved, burst in verdict.limits:
-        special = {name: value for name, value in (("reserved", reserved), ("burst", burst)) if value}
-        entries.append({"scope": scope, "used": used, "limit": most, **special})
-    return entries
-
-
 def vector(verdict: Verdict) -> str:
     """Return a verdict's limits as JSON; what is nothing special is left out."""
     entries = []
@@ -214,8 +205,8 @@ def vector(verdict: Verdict) -> str:
             entry += f',"reserved":{reserved}'
         if burst:
             entry += f',"burst":{burst}'
-        entries.append(entry)
-    return "[" + "},".join(entries) + "}]"
+        entries.append(entry + "}")
+    return f"[{','.join(entries)}]"
 
 
 def _json(value: Mapping[str, Any] | None) -> str:
