@@ -45,6 +45,23 @@ def test_a_batch_reads_no_more_when_the_tables_have_grown(committed_db: None, sq
     assert {table: after[table] - before[table] for table in TABLES if after[table] - before[table] > OTHERS // 2} == {}
 
 
+def test_slots_that_were_given_back_are_not_read_again_and_again(committed_db: None, sql: psycopg.Connection[Any]) -> None:
+    make_backend()
+    tenant = make_tenant(max_concurrent_sessions=None)
+    with open_connection(name="test ledger", prepare=True) as connection:
+        ledger = Ledger(connection)
+        ledger.apply([admit(tenant, f"other {n}") for n in range(64)])
+        with ledger_mark(sql):
+            sql.execute(SEED[1], [20 * OTHERS])
+            sql.execute("DELETE FROM sessions_app_slot WHERE tenant_id = 0")
+        sql.execute("ANALYZE sessions_app_slot")  # few rows on many pages: what is planned from now on is planned for these
+        counts = [read(connection, sql)["sessions_app_slot"]]
+        for _ in range(40):
+            live_once(ledger, [admit(tenant, f"user {n}") for n in range(8)])
+            counts.append(read(connection, sql)["sessions_app_slot"])
+    assert counts[-1] - counts[-6] < 2 * (counts[5] - counts[0])
+
+
 def live_once(ledger: Ledger, asked: list[Admit]) -> None:
     ids = [each.attempt.session_id for each in asked]
     lives: tuple[list[Operation], ...] = (
