@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
+import pytest
 import uuid_utils.compat
 from django.db import connection as django_connection
 from django.utils import timezone
@@ -21,6 +22,7 @@ from tenants import services as tenant_services
 from tenants.models import Quota, Tenant
 
 NODE = uuid.UUID(int=1)
+_WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 
 
 def make_tenant(slug: str = "acme", **quota: Any) -> Tenant:
@@ -64,3 +66,12 @@ def ledger_mark(connection: psycopg.Connection[Any]) -> Iterator[psycopg.Connect
     with connection.transaction():
         connection.execute("SELECT set_config('voice.ledger', 'on', true)")
         yield connection
+
+
+def until_wait(sql: psycopg.Connection[Any], count: int) -> None:
+    """Return when so many batches wait for a lock of the ledger."""
+    for _ in range(1_000):
+        if sql.execute(_WAITING).fetchall()[0][0] == count:
+            return
+        sql.execute("SELECT pg_sleep(0.002)")
+    pytest.fail(f"{count} batches should wait for the lock")

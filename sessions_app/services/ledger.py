@@ -4,8 +4,8 @@ Lock contract: every transaction first takes the advisory locks of its tenants, 
 platform (exclusive where it has a cap, shared where not), each in the order of their ids; then a sequence number. Whatever touches a
 session holds its tenant's lock, so nothing that is read here changes before the commit. Edits of limits take the same locks, by trigger.
 
-Refuses: the network; a batch above ``MAX_BATCH``. Two pipelined round trips: lock and load, then write and commit. Every operation may be
-sent again after a lost connection: its ids make it harmless.
+Refuses: the network; a batch above ``MAX_BATCH``. Two pipelined round trips: lock and load, then write and commit; one for ends alone
+where nobody waits for a slot. Every operation may be sent again after a lost connection: its ids make it harmless.
 
 A large batch does not wait for the disk with the locks held: the next one goes on from it, and may be on disk only together with it. Nobody
 has an answer before all that it follows from is on disk.
@@ -13,13 +13,15 @@ has an answer before all that it follows from is on disk.
 
 from collections.abc import Sequence
 from typing import Any, Final
+from uuid import UUID
 
 import psycopg
 from django.conf import settings
+from psycopg.pq.abc import PGresult
 
-from sessions_app.domain.operations import Operation, Promoted, Result
+from sessions_app.domain.operations import End, Operation, Promoted, Result
+from sessions_app.services import ledger_ends, ledger_world
 from sessions_app.services import ledger_sql as sql
-from sessions_app.services import ledger_world
 from sessions_app.services.ledger_batch import Batch, Floods
 from sessions_app.services.ledger_wire import Wire
 from sessions_app.services.ledger_world import Loaded
@@ -30,6 +32,7 @@ LOCK_TIMEOUT_MS: Final = 2_000
 STATEMENT_TIMEOUT_MS: Final = 3_000
 IDLE_TIMEOUT_MS: Final = 2_000  # a client frozen between the two round trips stops everybody else for this long at most
 
+_AFTER_BEGIN: Final = 2  # answers come before that of what is said behind ``_begin``
 MAX_LOADS: Final = 5  # looks at a world that changes before every lock is held; then the batch counts as failed, and may be tried again
 
 # What a second try may mend: nothing was wrong with the batch itself.
@@ -51,28 +54,51 @@ class Ledger:
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._wire = Wire(connection, sql.STATEMENTS)
         self._platform_capped = False
+        self._queue_seen = False  # at the last look
         self._floods = Floods()
         self.promoted: list[Promoted] = []
 
     def apply(self, operations: Sequence[Operation]) -> list[Result]:
         """Apply a batch in one transaction and return one result for each operation, in order.
 
+        Ends alone may be two transactions: of those that are plain, and of those that are not (any more).
+
         Raises:
-            psycopg.Error: nothing was applied, or (a connection lost at the commit) it is not known whether it was.
+            psycopg.Error: nothing was applied but plain ends, or (a connection lost at a commit) it is not known what was.
             ValueError: more than ``MAX_BATCH`` operations.
         """
         if not operations:
             return []
         if len(operations) > MAX_BATCH:
             raise ValueError(f"a batch has at most {MAX_BATCH} operations, not {len(operations)}")
-        batch, self.promoted = Batch(operations, self._floods), []
+        self.promoted = []
         try:
-            loaded = self._load_under_every_lock(batch)
-            results = batch.decide(loaded)
-            self._write(batch, loaded)
+            if self._queue_seen or not ledger_ends.alone(operations):
+                return self._decide(operations)
+            ended = self._finish(operations)
+            others = [each for each in operations if each.session_id not in ended]
+            results = iter(self._decide(others) if others else ())
+            return [each.session_id in ended or next(results) for each in operations]
         except BaseException:
             self._wire.reset()
             raise
+
+    def _finish(self, ends: Sequence[End]) -> frozenset[UUID]:
+        """End those that hold a slot; nobody, where somebody waits for one."""
+        many = len(ends) >= MANY
+        self._begin(many=many)
+        self._wire.say("voice_finish", sql.columns(ledger_ends.rows(ends)))
+        answers = self._commit(durably=many)
+        answer = answers[_AFTER_BEGIN].get_value(0, 0)
+        self._queue_seen = answer is None
+        return sql.finished(answer) if answer is not None else frozenset()
+
+    def _decide(self, operations: Sequence[Operation]) -> list[Result]:
+        batch = Batch(operations, self._floods)
+        loaded = self._load_under_every_lock(batch)
+        self._queue_seen = loaded.queue
+        results = batch.decide(loaded)
+        self._write(batch, loaded)
         self.promoted = batch.promoted
         return results
 
@@ -89,13 +115,7 @@ class Ledger:
         raise psycopg.errors.SerializationFailure("limits or slots changed again at every look")
 
     def _load(self, batch: Batch) -> Loaded:
-        self._wire.say("BEGIN")
-        self._wire.say(
-            "voice_settings_of_many" if _is_large(batch) else "voice_settings",
-            str(LOCK_TIMEOUT_MS),
-            str(STATEMENT_TIMEOUT_MS),
-            str(IDLE_TIMEOUT_MS),
-        )
+        self._begin(many=_is_large(batch))
         self._wire.say(
             "voice_open",
             *[sql.array(each) for each in batch.asked],
@@ -115,11 +135,20 @@ class Ledger:
         writes = any(lists)
         if writes:
             self._wire.say("voice_write", loaded.now.isoformat(), str(loaded.seq), *lists)
-        self._wire.say("COMMIT")
         # One that wrote nothing waits for no disk by itself, and what it tells of may be another's that is not there yet.
-        if _is_large(batch) or not (writes or batch.only_promotes):
+        self._commit(durably=_is_large(batch) or not (writes or batch.only_promotes))
+
+    def _begin(self, *, many: bool) -> None:
+        self._wire.say("BEGIN")
+        self._wire.say(
+            "voice_settings_of_many" if many else "voice_settings", str(LOCK_TIMEOUT_MS), str(STATEMENT_TIMEOUT_MS), str(IDLE_TIMEOUT_MS)
+        )
+
+    def _commit(self, *, durably: bool) -> list[PGresult]:
+        self._wire.say("COMMIT")
+        if durably:
             self._wire.say("voice_durable")
-        self._wire.answers()
+        return self._wire.answers()
 
 
 def _is_large(batch: Batch) -> bool:

@@ -160,7 +160,7 @@ class Life:
             new = states.final_state(operation.reason, held.state)
         except ValueError:
             return False
-        self._book.end(held, new, operation.reason, operation.detail[:300], actor=operation.actor, detail=_text(operation))
+        self._book.end(held, new, operation.reason, operation.detail[:300], actor=operation.actor, detail=text_of(operation))
         self._loaded.scene.world.release(tenant_id=held.tenant_id, backend_id=held.backend_id, user=held.user)
         return True
 
@@ -222,7 +222,7 @@ class Life:
         self._book.leave(waiting)
         self._book.quit(waiting, new, operation.reason, operation.detail[:300])
         self._book.event(
-            waiting.attempt, State.QUEUED, new, operation.reason, waiting.node_id, None, detail=_text(operation), actor=operation.actor
+            waiting.attempt, State.QUEUED, new, operation.reason, waiting.node_id, None, detail=text_of(operation), actor=operation.actor
         )
         tenant = self._loaded.scene.world.tenants.get(waiting.attempt.tenant_id)
         if tenant is not None:
@@ -238,5 +238,6 @@ def _is_good(who: Held | Waiting, shown: int) -> bool:
     return who.floor <= shown <= who.generation < MAX_CONNECTIONS
 
 
-def _text(operation: End) -> Detail:
+def text_of(operation: End) -> Detail:
+    """Return what the event of an end tells."""
     return {"text": operation.detail} if operation.detail else {}

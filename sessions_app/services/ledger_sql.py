@@ -1,8 +1,9 @@
-"""What the ledger says to PostgreSQL: two calls of functions that migrations define, and the keys of the locks.
+"""What the ledger says to PostgreSQL: calls of functions that migrations define, and the keys of the locks.
 
 ``voice_open`` takes a batch's locks in their one order and returns all that it is decided by, read under them. ``voice_write`` writes what
-was decided, set-based, and raises where a compare-and-set missed a row, so that the COMMIT behind it in the pipeline does not happen. They
-decide nothing. What is answered is JSON; what is asked, and rows to be written, come as arrays, which PostgreSQL reads in half the time.
+was decided, set-based, and raises where a compare-and-set missed a row, so that the COMMIT behind it in the pipeline does not happen.
+``voice_finish`` ends sessions where nothing is to be decided. They decide nothing: also which state an end leads to is told them. What is
+answered is JSON; what is asked, and rows to be written, come as arrays, which PostgreSQL reads in half the time.
 
 Advisory keys are ``0x766f`` (nobody else's, it is hoped), one digit for the scope, then the id. The functions and triggers of
 ``sessions_app.migrations`` have the same numbers, so that an edit of a limit takes the same lock.
@@ -37,6 +38,7 @@ STATEMENTS: Final = {
     "voice_settings_of_many": f"{_SETTINGS}, set_config('synchronous_commit', 'off', true)",
     "voice_open": "SELECT voice_open($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)::text",
     "voice_write": f"SELECT voice_write($1, $2, {', '.join(f'${i}::text[]' for i in range(3, 3 + len(LISTS)))})",
+    "voice_finish": "SELECT voice_finish($1)::text",
     # A transaction that writes next to nothing, but is on disk when it is answered, and so is all that was committed before it.
     "voice_durable": "SELECT pg_logical_emit_message(true, 'voice', '')",
 }
@@ -96,6 +98,7 @@ class Opened(msgspec.Struct):
 
 
 _DECODER: Final = msgspec.json.Decoder(Opened)
+_IDS: Final = msgspec.json.Decoder(frozenset[UUID])
 _ENCODER: Final = msgspec.json.Encoder()
 
 
@@ -105,7 +108,7 @@ def encode(value: Mapping[str, Any] | Sequence[Any]) -> str:
 
 
 def columns(rows: Sequence[Sequence[Any]]) -> str | None:
-    """Return rows as ``voice_write`` takes them, PostgreSQL's text of an array of arrays, each as text; None where there are none."""
+    """Return rows as the functions take them, PostgreSQL's text of an array of arrays, each as text; None where there are none."""
     return "{" + ",".join([_quoted(array(each)) for each in zip(*rows, strict=True)]) + "}" if rows else None
 
 
@@ -125,3 +128,8 @@ def _quoted(text: str) -> str:
 def opened(text: bytes) -> Opened:
     """Read what ``voice_open`` returned."""
     return _DECODER.decode(text)
+
+
+def finished(text: bytes) -> frozenset[UUID]:
+    """Read what ``voice_finish`` returned: the sessions that it ended."""
+    return _IDS.decode(text)

@@ -72,6 +72,7 @@ class Loaded:
     held: dict[UUID, Held]
     waiting: dict[UUID, Waiting]  # the batch's own, and those who may be promoted
     unlocked: bool  # a slot or waiter came between the locks and the look: its tenant is not locked
+    queue: bool  # somebody waited when it was looked
     seen_to: dict[Line, tuple[datetime, int]] = field(default_factory=dict)  # of lines longer than what was looked at: the last
 
     def in_view(self, waiting: Waiting) -> bool:
@@ -114,6 +115,7 @@ def loaded(opened: Opened) -> Loaded:
         },
         held=held,
         waiting=waiting,
+        queue=opened.first is not None,
         seen_to=seen_to,
         unlocked=any(each.tenant_id not in locked for each in held.values())
         or any(each.attempt.tenant_id not in locked for each in waiting.values()),

@@ -1,7 +1,7 @@
 """The processes of the race test: each with several connections and as many ledgers, that all ask for one slot when told to.
 
 Reads ``TENANT_ID`` lines, answers each with the ids of the sessions that were admitted. With ``--without-lock`` they find
-another function than the one that locks: the same reads without the advisory locks. The product has no such switch.
+other functions than those that lock: the same without the advisory locks. The product has no such switch.
 """
 
 import multiprocessing
@@ -29,19 +29,21 @@ NAME = "race"
 PROCESSES = 8
 CONNECTIONS = 8  # of each process
 ATTEMPTS = PROCESSES * CONNECTIONS
+LOCKING = ("voice_open", "voice_finish")
 PATH = ["public"]  # where a connection looks for functions
 
 
 def take_the_lock_out() -> None:
-    """Let the ledgers of this process find another ``voice_open`` first: it reads what the product's reads, and locks nothing."""
+    """Let the ledgers of this process find other functions first: they do what the product's do, and lock nothing."""
     with open_connection(name=NAME) as connection:
-        found = connection.execute("SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = 'voice_open' ORDER BY pronargs DESC")
-        (definition,) = found.fetchall()[0]
-        assert "pg_advisory_xact_lock(" in definition
-        assert "pg_advisory_xact_lock_shared(" in definition
-        unlocked = re.sub(r"pg_advisory_xact_lock(_shared)?\(", "abs(", definition)
         connection.execute("CREATE SCHEMA IF NOT EXISTS without_lock")
-        connection.execute(unlocked.replace("FUNCTION public.voice_open", "FUNCTION without_lock.voice_open"))
+        for name in LOCKING:
+            found = connection.execute("SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = %s ORDER BY pronargs DESC", [name])
+            (definition,) = found.fetchall()[0]
+            assert "pg_advisory_xact_lock(" in definition
+            assert "pg_advisory_xact_lock_shared(" in definition
+            unlocked = re.sub(r"pg_advisory_xact_lock(_shared)?\(", "abs(", definition)
+            connection.execute(unlocked.replace(f"FUNCTION public.{name}", f"FUNCTION without_lock.{name}"))
     PATH.insert(0, "without_lock")
 
 

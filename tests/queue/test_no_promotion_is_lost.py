@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
-import pytest
 from django.db import connection as django_connection
 
 from sessions_app.domain.operations import End
@@ -12,17 +11,7 @@ from sessions_app.domain.states import Reason, State
 from sessions_app.models import Slot
 from sessions_app.services.ledger import Ledger
 from sessions_app.services.ledger_sql import TENANT_KEY
-from tests.world import admit, admitted, make_backend, make_tenant, new_ledger
-
-WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-
-
-def until_wait(sql: psycopg.Connection[Any], count: int) -> None:
-    for _ in range(1_000):
-        if sql.execute(WAITING).fetchall()[0][0] == count:
-            return
-        sql.execute("SELECT pg_sleep(0.002)")
-    pytest.fail(f"{count} batches should wait for the lock")
+from tests.world import admit, admitted, make_backend, make_tenant, new_ledger, until_wait
 
 
 def test_a_slot_freed_right_behind_who_joins_the_queue_is_given_to_them(ledger: Ledger, sql: psycopg.Connection[Any]) -> None:
