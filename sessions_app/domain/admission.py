@@ -8,7 +8,9 @@ every scope held (``services.ledger``), so what it counts cannot change under it
 
 from collections.abc import Iterable, Sequence
 from math import inf
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from sessions_app.domain import rates
 from sessions_app.domain.rates import RateKey
@@ -19,7 +21,7 @@ RETRY_AT_CAPACITY_S: Final = 5  # nobody can know when somebody hangs up; short 
 RETRY_NO_BACKEND_S: Final = 10  # one period of the probes
 
 
-class Limit(NamedTuple):
+class Limit(msgspec.Struct, frozen=True, omit_defaults=True):
     """One entry of a limit vector: sessions in use before this attempt, and the limit in force (None: unlimited).
 
     ``reserved``: slots of the backend that are kept free for other tenants. ``burst``: sessions that the tenant may have above its
@@ -38,7 +40,7 @@ class Limit(NamedTuple):
         return self.limit is not None and self.used + self.reserved >= self.limit + self.burst
 
 
-class Verdict(NamedTuple):
+class Verdict(msgspec.Struct, frozen=True):
     """The answer: admitted on ``backend_id`` when ``reason`` is None; else refused for ``reason``, or ``queued`` because of it.
 
     ``burst`` marks a session above its tenant's limit. ``rate`` is the scope whose rate of new sessions is used up, if that is why.
@@ -205,9 +207,9 @@ def _look(world: World, tenant: TenantView, attempt: Attempt) -> Verdict:
     limits = _vector(world, tenant, attempt, backend)
     if backend is None:
         return _refused(no_backend or Reason.BACKEND_UNHEALTHY, limits)
-    for scope, used, limit, reserved, burst in limits:  # as ``Limit.full``, without a call for each
-        if limit is not None and used + reserved >= limit + burst:
-            return _refused(_FULL[scope], limits)
+    for each in limits:
+        if (most := each.limit) is not None and each.used + each.reserved >= most + each.burst:  # ``full``, without a call
+            return _refused(_FULL[each.scope], limits)
     return Verdict(None, limits, backend.id, _pipeline(attempt, backend), None, False, at_limit)
 
 
@@ -236,12 +238,12 @@ def _spend(world: World, tenant: TenantView, attempt: Attempt) -> rates.Shortage
 
 def _vector(world: World, tenant: TenantView, attempt: Attempt, backend: BackendView | None) -> tuple[Limit, ...]:
     burst = tenant.burst if tenant.burst and tenant.limit is not None and backend is not None and backend.calm else 0
-    user = Limit(_USER, world.user_used.get((tenant.id, attempt.user), 0), tenant.user_limit, 0, 0)
+    user = Limit(_USER, world.user_used.get((tenant.id, attempt.user), 0), tenant.user_limit)
     own = Limit(_TENANT, tenant.used, tenant.limit, 0, burst)
-    platform = Limit(_PLATFORM, world.platform_used, world.platform_limit, 0, 0)
+    platform = Limit(_PLATFORM, world.platform_used, world.platform_limit)
     if backend is None:
         return user, own, platform
-    return user, own, Limit(_BACKEND, backend.used, backend.cap, backend.kept_from(tenant.id), 0), platform
+    return user, own, Limit(_BACKEND, backend.used, backend.cap, backend.kept_from(tenant.id)), platform
 
 
 def _choose(world: World, tenant: TenantView, attempt: Attempt, *, burst: bool) -> tuple[BackendView | None, Reason | None]:

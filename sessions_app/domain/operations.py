@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
 from uuid import UUID
+
+import msgspec
 
 from sessions_app.domain.admission import Verdict
 from sessions_app.domain.states import Reason, State
@@ -144,7 +145,7 @@ class BackendRef:
     provider: str
 
 
-class Admitted(NamedTuple):
+class Admitted(msgspec.Struct, frozen=True):
     """The answer to ``Admit`` and ``Move``.
 
     ``attached``: the session waits or lives already, on ``node_id``. ``spent``: it is over; its credential is good for nothing.

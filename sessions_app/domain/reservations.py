@@ -26,10 +26,6 @@ class Reservations:
         self._rows = {tenant_id: (reserved, used) for tenant_id, (reserved, used) in (rows or {}).items()}
         self.unused = others + sum(max(0, reserved - used) for reserved, used in self._rows.values())
 
-    def __bool__(self) -> bool:
-        """Whether anybody reserved anything here."""
-        return bool(self._rows) or self.unused > 0
-
     def unused_of(self, tenant_id: int) -> int:
         """Return how many slots are still kept for this tenant."""
         if not self.unused:

@@ -46,7 +46,7 @@ class BackendView:
 
     def kept_from(self, tenant_id: int) -> int:
         """Return how many slots are kept free for other tenants; without a cap there is nothing to keep."""
-        return self.reservations.kept_from(tenant_id) if self.reservations and self.cap is not None else 0
+        return self.reservations.kept_from(tenant_id) if self.reservations.unused and self.cap is not None else 0
 
     def full_for(self, tenant_id: int) -> bool:
         """Whether this tenant finds no room: at the cap, or what is left is kept for others."""
@@ -61,8 +61,7 @@ class BackendView:
     def count(self, tenant_id: int, change: int) -> None:
         """Note that the tenant has ``change`` more sessions here, or fewer."""
         self.used += change
-        if self.reservations:
-            self.reservations.count(tenant_id, change)
+        self.reservations.count(tenant_id, change)
 
 
 @dataclass(slots=True)

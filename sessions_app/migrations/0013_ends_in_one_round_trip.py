@@ -2,6 +2,8 @@
 
 ``voice_finish`` takes the locks of a batch, and ends by compare-and-set what holds a slot, fits, and is where it was when the locks were
 chosen. Whatever it leaves alone, and everything where somebody waits, goes the way of any other batch.
+
+Nobody looks for slots by their node alone: a sweep goes through all of them, and who prunes nodes asks for all that have none.
 """
 
 from django.db import migrations
@@ -13,12 +15,16 @@ KEPT = (
 )
 
 FINISH = f"""
--- ``ends``: session, node that must have it or null, reason, detail, actor, the event's detail or null, and the state after it for one that is
--- starting, active or reconnecting; null where the reason does not end such a one. Returns the sessions that it ended; null: somebody waits.
+-- ``ends``, by columns: session, node that must have it or null, reason, detail, actor, the event's detail or null, and the state after it for
+-- one that is starting, active or reconnecting; null where the reason does not end such a one. A column that is the same for all of them is
+-- null, its value is in the last array. Returns the sessions that it ended; null: somebody waits.
 CREATE FUNCTION voice_finish(ends text[]) RETURNS json LANGUAGE plpgsql {KEPT} AS $$
 #variable_conflict use_column
 DECLARE
     ids constant uuid[] := ends[1];
+    shared constant text[] := ends[10];
+    at_node constant uuid := shared[2];
+    in_all constant jsonb := shared[6];
     tenants bigint[];
     backends bigint[];
     number bigint;
@@ -43,7 +49,10 @@ BEGIN
     number := nextval('voice_ledger_seq');
     now := clock_timestamp();
     WITH v AS MATERIALIZED (
-        SELECT * FROM unnest(ids, ends[2]::uuid[], ends[3]::text[], ends[4]::text[], ends[5]::text[], ends[6]::jsonb[], ends[7]::text[],
+        SELECT id, coalesce(of_node, at_node) AS of_node, coalesce(reason, shared[3]) AS reason, coalesce(detail, shared[4]) AS detail,
+            coalesce(actor, shared[5]) AS actor, coalesce(told, in_all, '{{}}') AS told, coalesce(if_starting, shared[7]) AS if_starting,
+            coalesce(if_active, shared[8]) AS if_active, coalesce(if_reconnecting, shared[9]) AS if_reconnecting
+        FROM unnest(ids, ends[2]::uuid[], ends[3]::text[], ends[4]::text[], ends[5]::text[], ends[6]::jsonb[], ends[7]::text[],
             ends[8]::text[], ends[9]::text[])
         AS r(id, of_node, reason, detail, actor, told, if_starting, if_active, if_reconnecting)),
     freed AS (
@@ -60,7 +69,7 @@ BEGIN
         FROM freed f WHERE s.id = ANY(ids) AND s.id = f.id AND s.state = f.old RETURNING 1),
     told AS (
         INSERT INTO sessions_app_sessionevent (session_id, old, new, reason, node_id, actor, detail, tenant_id, backend_id, seq, at)
-        SELECT id, old, new, reason, node, actor, coalesce(told, '{{}}'), tenant, backend, number, now FROM freed),
+        SELECT id, old, new, reason, node, actor, told, tenant, backend, number, now FROM freed),
     less AS (
         SELECT 'tenant' AS scope, tenant AS ref, count(*) AS slots FROM freed GROUP BY tenant
         UNION ALL SELECT 'backend', backend, count(*) FROM freed GROUP BY backend),
@@ -79,4 +88,7 @@ END $$;
 
 class Migration(migrations.Migration):
     dependencies = [("sessions_app", "0012_nobody_is_overtaken_unseen")]
-    operations = [migrations.RunSQL(FINISH, "DROP FUNCTION voice_finish(text[])")]
+    operations = [
+        migrations.RemoveIndex(model_name="slot", name="slots_of_a_node"),
+        migrations.RunSQL(FINISH, "DROP FUNCTION voice_finish(text[])"),
+    ]

@@ -120,7 +120,6 @@ class Slot(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["tenant_id", "user"], name="slots_of_a_user"),
-            models.Index(fields=["node_id"], name="slots_of_a_node"),
             models.Index(fields=["lease_until"], name="slots_past_their_grace", condition=models.Q(lease_until__isnull=False)),
         ]
         constraints = [models.CheckConstraint(condition=models.Q(state__in=sorted(states.SLOT_STATES)), name="slot_state_holds_a_slot")]

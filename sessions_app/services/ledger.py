@@ -87,7 +87,7 @@ class Ledger:
         """End those that hold a slot; nobody, where somebody waits for one."""
         many = len(ends) >= MANY
         self._begin(many=many)
-        self._wire.say("voice_finish", sql.columns(ledger_ends.rows(ends)))
+        self._wire.say("voice_finish", ledger_ends.told(ends))
         answers = self._commit(durably=many)
         answer = answers[_AFTER_BEGIN].get_value(0, 0)
         self._queue_seen = answer is None
@@ -131,7 +131,7 @@ class Ledger:
         return ledger_world.loaded(sql.opened(answer))
 
     def _write(self, batch: Batch, loaded: Loaded) -> None:
-        lists = [sql.columns(getattr(batch.writes, name)) for name in sql.LISTS]
+        lists = batch.writes.arguments()
         writes = any(lists)
         if writes:
             self._wire.say("voice_write", loaded.now.isoformat(), str(loaded.seq), *lists)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.conf import settings
-from msgspec import Raw
+from msgspec import structs
 
 from sessions_app.domain import admission, queueing, states
 from sessions_app.domain.admission import Verdict
@@ -39,7 +39,7 @@ from sessions_app.domain.states import Reason, State
 from sessions_app.domain.world import Attempt, Scope
 from sessions_app.selectors import world
 from sessions_app.selectors.world import Waiting
-from sessions_app.services.ledger_book import Book, Detail, Writes, vector
+from sessions_app.services.ledger_book import Book, Detail, Writes
 from sessions_app.services.ledger_life import Life
 from sessions_app.services.ledger_world import Held, Known, Loaded
 
@@ -47,11 +47,10 @@ FIRST_WAITERS: Final = 64  # of each line of a tenant's queue that a batch looks
 QUEUES: Final = 32  # tenants whose waiters a batch looks at
 ALL_WAITERS, ALL_QUEUES = 2_000, 256  # where promotion is all that it does
 MAX_FLOODS: Final = 10_000
-# As tuples, which ``isinstance`` takes in half the time.
-ASKING: Final = (Admit, Move)
-NOT_OF_A_LIFE: Final = (Admit, Move, Promote)
-BRIEF: Final = (Admit, End, Promote)
-TELLING: Final = (Activate, Joined, Left, Confirm, Resume)  # of a connection: it frees nothing and asks for nothing
+ASKING: Final = (Admit, Move)  # a tuple, which ``isinstance`` takes in half the time
+NOT_OF_A_LIFE: Final = frozenset({Admit, Move, Promote})
+BRIEF: Final = frozenset({Admit, End, Promote})
+TELLING: Final = frozenset({Activate, Joined, Left, Confirm, Resume})  # of a connection: it frees nothing and asks for nothing
 _NO_TENANT: Final = Verdict(Reason.AUTHENTICATION_FAILED, ())
 
 
@@ -79,20 +78,21 @@ class Batch:
 
     def __init__(self, operations: Sequence[Operation], floods: Floods | None = None) -> None:
         self.operations = operations
+        self._kinds = {*map(type, operations)}
         asking = [each for each in operations if isinstance(each, ASKING)]
         self.tenant_ids = sorted({each.attempt.tenant_id for each in asking})
         self.session_ids = [_session_id(each) for each in operations if not isinstance(each, Promote)]
-        self.resumed_ids = [each.session_id for each in operations if isinstance(each, Resume)]
+        self.resumed_ids = [each.session_id for each in operations if isinstance(each, Resume)] if Resume in self._kinds else []
         self.known_ids = [each.attempt.session_id for each in asking] + self.resumed_ids
         # Whether any session is named twice, so that what comes first must be found by what comes behind it.
         self._twice = len(set(self.session_ids)) < len(self.session_ids)
         self.user_tenants, self.users = world.asking((each.attempt.tenant_id, each.attempt.user) for each in asking)
-        ends = [each for each in operations if isinstance(each, End)]
-        self.only_promotes = all(isinstance(each, Promote) for each in operations)
+        ends = [each for each in operations if isinstance(each, End)] if End in self._kinds else []
+        self.only_promotes = self._kinds == {Promote}
         self.waiters, self.queues = (ALL_WAITERS, ALL_QUEUES) if self.only_promotes else (FIRST_WAITERS + len(ends), QUEUES)
         # Who begins or ends writes nothing of a slot that goes on, and need not know all of it.
-        self.needs_leases = any(each.expired_only for each in ends) or not all(isinstance(each, BRIEF) for each in operations)
-        self.promotes = not all(isinstance(each, TELLING) for each in operations)
+        self.needs_leases = any(each.expired_only for each in ends) or not self._kinds <= BRIEF
+        self.promotes = not self._kinds <= TELLING
         self.promoted: list[Promoted] = []
         self._floods = floods or Floods()
         self._book = Book()
@@ -115,9 +115,10 @@ class Batch:
         results: dict[int, Result] = {}
         # What waits for an answer of this same batch (an end right behind its admission) keeps its place behind it.
         asking = {each.attempt.session_id for each in self.operations if isinstance(each, ASKING)} if self._twice else ()
-        for index, operation in enumerate(self.operations):
-            if not isinstance(operation, NOT_OF_A_LIFE) and operation.session_id not in asking:
-                results[index] = life.apply(operation)
+        if not self._kinds <= NOT_OF_A_LIFE:
+            for index, operation in enumerate(self.operations):
+                if not isinstance(operation, Admit | Move | Promote) and operation.session_id not in asking:
+                    results[index] = life.apply(operation)
         self._let_waiters_in(life)
         late = False
         for index, operation in enumerate(self.operations):
@@ -193,7 +194,7 @@ class Batch:
         """Return what the event of a wait or refusal tells beside the record's limit vector, which a promotion replaces by its own."""
         tenant = self._world.tenants[attempt.tenant_id]
         if verdict.queued:
-            return {"limits": Raw(vector(verdict))}
+            return {"limits": verdict.limits}
         if verdict.rate is not None:
             per_minute = tenant.user_rate if verdict.rate is Scope.USER else tenant.rate
             return {"rate": verdict.rate, "sessions_per_minute": per_minute}
@@ -221,7 +222,7 @@ class Batch:
         state = held.state if held is not None else known.state
         node = mine.node_id if mine is not None else known.node_id
         answer = self._answer(attempt, Verdict(None, (), queued=state is State.QUEUED), state, node, known.backend, known.pipeline)
-        return answer._replace(attached=True)
+        return structs.replace(answer, attached=True)
 
     def _move(self, operation: Move) -> Admitted:
         attempt, loaded = operation.attempt, self._loaded

@@ -6,7 +6,7 @@ Owns: that a change of state always comes with its event. Refuses: deciding anyt
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sessions_app.domain.admission import Verdict
@@ -15,11 +15,12 @@ from sessions_app.domain.rates import Bucket, RateKey
 from sessions_app.domain.states import State
 from sessions_app.domain.world import Attempt
 from sessions_app.selectors.world import Waiting
-from sessions_app.services.ledger_sql import encode
+from sessions_app.services.ledger_sql import LISTS, columns, encode, shared_columns
 from sessions_app.services.ledger_world import Held
 
 Row = tuple[Any, ...]
 Detail = Mapping[str, Any]
+_OWN: Final = frozenset({0, 2, 10, 13})  # of a new session: its id, user, limits and place
 
 
 @dataclass(slots=True)
@@ -42,6 +43,10 @@ class Writes:
     rates: list[Row] = field(default_factory=list)
     attempts: list[Row] = field(default_factory=list)
     counters: list[Row] = field(default_factory=list)
+
+    def arguments(self) -> list[str | None]:
+        """Return the lists as ``voice_write`` takes them; None for each that is empty."""
+        return [shared_columns(self.sessions, _OWN) if name == "sessions" else columns(getattr(self, name)) for name in LISTS]
 
 
 class Book:
@@ -134,7 +139,7 @@ class Book:
         attempt = operation.attempt
         self.writes.sessions.append((
             attempt.session_id, attempt.tenant_id, attempt.user, state, verdict.reason or "", verdict.backend_id,
-            verdict.pipeline or attempt.pipeline, attempt.transport, _json(operation.metadata), operation.node_id, vector(verdict),
+            verdict.pipeline or attempt.pipeline, attempt.transport, _json(operation.metadata), operation.node_id, encode(verdict.limits),
             operation.trace_id, verdict.burst, place, attempt.backend, encode(detail) if detail else None,
         ))  # fmt: skip
         if verdict.backend_id is not None:
@@ -162,7 +167,7 @@ class Book:
         attempt, node = waiting.attempt, waiting.node_id
         self.leave(waiting)
         self.writes.promoted.append((
-            attempt.session_id, attempt.tenant_id, attempt.user, backend_id, verdict.pipeline, vector(verdict), verdict.burst, node,
+            attempt.session_id, attempt.tenant_id, attempt.user, backend_id, verdict.pipeline, encode(verdict.limits), verdict.burst, node,
             waiting.generation, waiting.floor,
         ))  # fmt: skip
         self.event(attempt, State.QUEUED, State.STARTING, "", node, backend_id, detail={"waited_ms": waited_ms})
@@ -194,19 +199,6 @@ def _change(held: Held) -> Row:
     return (
         held.session_id, held.loaded, held.state, held.reason, "", held.node_id, held.backend_id, held.pipeline, held.activated, False,
     )  # fmt: skip
-
-
-def vector(verdict: Verdict) -> str:
-    """Return a verdict's limits as JSON; what is nothing special is left out."""
-    entries = []
-    for scope, used, most, reserved, burst in verdict.limits:
-        entry = f'{{"scope":"{scope}","used":{used},"limit":{"null" if most is None else most}'
-        if reserved:
-            entry += f',"reserved":{reserved}'
-        if burst:
-            entry += f',"burst":{burst}'
-        entries.append(entry + "}")
-    return f"[{','.join(entries)}]"
 
 
 def _json(value: Mapping[str, Any] | None) -> str:

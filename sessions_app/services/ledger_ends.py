@@ -4,13 +4,13 @@ Owns: which batches these are, and their rows. Refuses: what depends on the cloc
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, TypeGuard
+from typing import Final, TypeGuard
 
 from sessions_app.domain import states
 from sessions_app.domain.operations import End, Operation
 from sessions_app.domain.states import Reason, State
 from sessions_app.services.ledger_life import text_of
-from sessions_app.services.ledger_sql import encode
+from sessions_app.services.ledger_sql import encode, shared_columns
 
 
 def _final(reason: Reason, current: State) -> State | None:
@@ -32,12 +32,13 @@ def alone(operations: Sequence[Operation]) -> TypeGuard[Sequence[End]]:
     return len({each.session_id for each in operations if isinstance(each, End)}) == len(operations)
 
 
-def rows(ends: Sequence[End]) -> list[tuple[Any, ...]]:
+def told(ends: Sequence[End]) -> str | None:
     """Return what ``voice_finish`` is told of each."""
-    return [
+    rows = [
         (
             each.session_id, each.node_id, each.reason, each.detail[:300], each.actor[:150],
             encode(text_of(each)) if each.detail else None, *_AFTER[each.reason],
         )
         for each in ends
     ]  # fmt: skip
+    return shared_columns(rows, own={0})

@@ -9,7 +9,7 @@ Advisory keys are ``0x766f`` (nobody else's, it is hoped), one digit for the sco
 ``sessions_app.migrations`` have the same numbers, so that an edit of a limit takes the same lock.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -112,11 +112,32 @@ def columns(rows: Sequence[Sequence[Any]]) -> str | None:
     return "{" + ",".join([_quoted(array(each)) for each in zip(*rows, strict=True)]) + "}" if rows else None
 
 
+def shared_columns(rows: Sequence[Sequence[Any]], own: Container[int]) -> str | None:
+    """Return rows as ``columns`` does, with one array more, of text: what is the same in every row is there, and its own column null.
+
+    Args:
+        rows: Each with the same columns.
+        own: Numbers of columns, from 0, that are arrays in any case.
+    """
+    if not rows:
+        return None
+    found, shared = [], []
+    for number, column in enumerate(zip(*rows, strict=True)):
+        first = column[0]
+        if number not in own and column.count(first) == len(column):
+            found.append("null")
+            shared.append(None if first is None else str(first))
+        else:
+            found.append(_quoted(array(column)))
+            shared.append(None)
+    return "{" + ",".join([*found, _quoted(array(shared))]) + "}"
+
+
 def array(values: Sequence[Any]) -> str:
     """Return PostgreSQL's text of an array of numbers, ids, times or strings."""
     text = encode(values)
-    # JSON writes a list as PostgreSQL does, but for the brackets, and for what a backslash means. Only strings have one.
-    if "\\" in text:
+    # JSON writes a list as PostgreSQL does, but for the brackets, and for what a backslash means that stands before anything but a quote.
+    if "\\" in text and text.count("\\") != text.count('\\"'):
         text = f"[{','.join(['null' if each is None else _quoted(each) for each in values])}]"
     return "{" + text[1:-1] + "}"
 
