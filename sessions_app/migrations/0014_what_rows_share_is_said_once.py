@@ -1,8 +1,8 @@
 """A batch says once what its new sessions share, and reads no rate that is not in force.
 
 Most of what a rush of attempts writes is the same in every row: tenant, state, backend, node. ``voice_write`` takes each such value alone, and
-the columns that differ as before, so that processes of the version before go on while they are being replaced. ``voice_world`` looks for
-the buckets of users only where their rate has a limit.
+limit vectors as one array of JSON; it takes both as before, too, so that processes of the version before go on while they are being replaced.
+``voice_world`` looks for the buckets of users only where their rate has a limit.
 """
 
 from django.db import migrations
@@ -62,7 +62,9 @@ DECLARE
     number constant bigint := seq;
     ids uuid[];
 BEGIN
-    PERFORM voice_end(number, now, ended);
+    IF ended IS NOT NULL THEN
+        PERFORM voice_end(number, now, ended);
+    END IF;
     IF sessions IS NOT NULL THEN
         DECLARE
             shared constant text[] := sessions[17];
@@ -77,6 +79,8 @@ BEGIN
             of_trace constant text := shared[12];
             by_burst constant boolean := shared[13];
             as_told constant jsonb := shared[16];
+            limits_of_each constant jsonb[] := CASE WHEN sessions[11] ^@ '[' THEN ARRAY(SELECT jsonb_array_elements(sessions[11]::jsonb))
+                                                    ELSE sessions[11]::jsonb[] END;
         BEGIN
             -- A new record comes with its first event, and with the slot or the place that it got. Why it waits is told by the event alone:
             -- a reason in the record is why it came to its state, or its end.
@@ -88,7 +92,7 @@ BEGIN
                     coalesce(told, as_told, '{{}}') AS told
                 FROM unnest(sessions[1]::uuid[], sessions[2]::bigint[], sessions[3]::text[], sessions[4]::text[], sessions[5]::text[],
                     sessions[6]::bigint[], sessions[7]::text[], sessions[8]::text[], sessions[9]::jsonb[], sessions[10]::uuid[],
-                    sessions[11]::jsonb[], sessions[12]::text[], sessions[13]::boolean[], sessions[16]::jsonb[])
+                    limits_of_each, sessions[12]::text[], sessions[13]::boolean[], sessions[16]::jsonb[])
                 AS r(id, tenant, "user", state, reason, backend, pipeline, transport, metadata, node, limits, trace, burst, told)),
             recorded AS (
                 INSERT INTO sessions_app_session (id, tenant_id, "user", state, reason, detail, backend_id, pipeline, transport, metadata, node_id,
@@ -172,7 +176,9 @@ BEGIN
         FROM unnest(events[1]::uuid[], events[2]::text[], events[3]::text[], events[4]::text[], events[5]::uuid[], events[6]::text[],
             events[7]::jsonb[], events[8]::bigint[], events[9]::bigint[]) AS v(id, old, new, reason, node, actor, detail, tenant, backend);
     END IF;
-    PERFORM voice_end(number, now, ended_late);
+    IF ended_late IS NOT NULL THEN
+        PERFORM voice_end(number, now, ended_late);
+    END IF;
     IF rates IS NOT NULL THEN
         INSERT INTO sessions_app_ratebucket (tenant_id, "user", tokens, at)
         SELECT tenant, "user", tokens, to_timestamp("time")

@@ -168,8 +168,7 @@ class Batch:
     # --- admission -----------------------------------------------------------------------------------------------------
     def _admit(self, operation: Admit) -> Admitted:
         attempt, loaded = operation.attempt, self._loaded
-        known = loaded.known.get(attempt.session_id)
-        if known is not None:
+        if loaded.known and (known := loaded.known.get(attempt.session_id)) is not None:  # to look a UUID up is not cheap
             return self._asked_before(attempt, known)
         if attempt.tenant_id not in self._world.tenants:
             return Admitted(attempt.session_id, _NO_TENANT, spent=True)

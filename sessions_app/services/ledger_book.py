@@ -6,7 +6,7 @@ Owns: that a change of state always comes with its event. Refuses: deciding anyt
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from sessions_app.domain.admission import Verdict
@@ -20,7 +20,7 @@ from sessions_app.services.ledger_world import Held
 
 Row = tuple[Any, ...]
 Detail = Mapping[str, Any]
-_OWN: Final = frozenset({0, 2, 10, 13})  # of a new session: its id, user, limits and place
+_OWN, _NESTED = frozenset({0, 2, 13}), frozenset({10})  # of a new session: its id, user and place; limits
 
 
 @dataclass(slots=True)
@@ -46,7 +46,10 @@ class Writes:
 
     def arguments(self) -> list[str | None]:
         """Return the lists as ``voice_write`` takes them; None for each that is empty."""
-        return [shared_columns(self.sessions, _OWN) if name == "sessions" else columns(getattr(self, name)) for name in LISTS]
+        return [
+            shared_columns(self.sessions, own=_OWN, nested=_NESTED) if name == "sessions" else columns(getattr(self, name))
+            for name in LISTS
+        ]
 
 
 class Book:
@@ -139,7 +142,7 @@ class Book:
         attempt = operation.attempt
         self.writes.sessions.append((
             attempt.session_id, attempt.tenant_id, attempt.user, state, verdict.reason or "", verdict.backend_id,
-            verdict.pipeline or attempt.pipeline, attempt.transport, _json(operation.metadata), operation.node_id, encode(verdict.limits),
+            verdict.pipeline or attempt.pipeline, attempt.transport, _json(operation.metadata), operation.node_id, verdict.limits,
             operation.trace_id, verdict.burst, place, attempt.backend, encode(detail) if detail else None,
         ))  # fmt: skip
         if verdict.backend_id is not None:

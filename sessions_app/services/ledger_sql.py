@@ -112,19 +112,24 @@ def columns(rows: Sequence[Sequence[Any]]) -> str | None:
     return "{" + ",".join([_quoted(array(each)) for each in zip(*rows, strict=True)]) + "}" if rows else None
 
 
-def shared_columns(rows: Sequence[Sequence[Any]], own: Container[int]) -> str | None:
+def shared_columns(rows: Sequence[Sequence[Any]], *, own: Container[int] = (), nested: Container[int] = ()) -> str | None:
     """Return rows as ``columns`` does, with one array more, of text: what is the same in every row is there, and its own column null.
 
     Args:
         rows: Each with the same columns.
         own: Numbers of columns, from 0, that are arrays in any case.
+        nested: Of columns that are JSON, in one array of JSON.
     """
     if not rows:
         return None
-    found, shared = [], []
+    found: list[str] = []
+    shared: list[str | None] = []
     for number, column in enumerate(zip(*rows, strict=True)):
         first = column[0]
-        if number not in own and column.count(first) == len(column):
+        if number in nested:
+            found.append(_quoted(encode(column)))
+            shared.append(None)
+        elif number not in own and column.count(first) == len(column):
             found.append("null")
             shared.append(None if first is None else str(first))
         else:

@@ -1,5 +1,6 @@
 """Rows go to PostgreSQL as text of arrays, so whatever stands in a name or a note must be read there as it was written."""
 
+from collections.abc import Container, Sequence
 from typing import Any
 
 import psycopg
@@ -31,7 +32,7 @@ def test_so_are_columns_and_what_rows_share(sql: psycopg.Connection[Any], rows: 
     columns = sql.execute("SELECT c[1]::text[], c[2]::text[] FROM (SELECT %s::text[]) AS r(c)", [ledger_sql.columns(rows)]).fetchall()[0]
     assert list(zip(*columns, strict=True)) == rows
     first, second, shared = sql.execute(
-        "SELECT c[1]::text[], c[2]::text[], c[3]::text[] FROM (SELECT %s::text[]) AS r(c)", [ledger_sql.shared_columns(rows, own)]
+        "SELECT c[1]::text[], c[2]::text[], c[3]::text[] FROM (SELECT %s::text[]) AS r(c)", [ledger_sql.shared_columns(rows, own=own)]
     ).fetchall()[0]
     for number, found in enumerate((first, second)):
         values = [row[number] for row in rows]
@@ -62,5 +63,9 @@ def test_names_notes_and_details_are_kept_as_they_are(ledger: Ledger) -> None:
 
 def test_a_process_of_the_version_before_goes_on_while_it_is_replaced(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """It writes every column in full."""
-    monkeypatch.setattr(ledger_book, "shared_columns", lambda rows, _own: ledger_sql.columns(rows))
+
+    def in_full(rows: Sequence[Sequence[Any]], *, own: Container[int], nested: Container[int]) -> str | None:
+        return ledger_sql.columns([[ledger_sql.encode(each) if n in nested else each for n, each in enumerate(row)] for row in rows])
+
+    monkeypatch.setattr(ledger_book, "shared_columns", in_full)
     live(ledger)
