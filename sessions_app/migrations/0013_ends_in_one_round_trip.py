@@ -1,7 +1,7 @@
-"""Who only ends sessions, while nobody waits for a slot, has nothing to decide: it is done in one round trip.
+"""Who only ends sessions, while nobody waits who could be let in for it, has nothing to decide: it is done in one round trip.
 
 ``voice_finish`` takes the locks of a batch, and ends by compare-and-set what holds a slot, fits, and is where it was when the locks were
-chosen. Whatever it leaves alone, and everything where somebody waits, goes the way of any other batch.
+chosen. Whatever it leaves alone, and everything where somebody may gain by it, goes the way of any other batch.
 
 Nobody looks for slots by their node alone: a sweep goes through all of them, and who prunes nodes asks for all that have none.
 """
@@ -11,14 +11,24 @@ from django.db import migrations
 # As in 0010: rows are looked for by a list of keys, whatever the statistics say.
 KEPT = (
     "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_mergejoin = off SET jit = off"
-    " SET enable_nestloop = off"
 )
+READING = f"{KEPT} SET enable_hashjoin = off"
+WRITING = f"{KEPT} SET enable_nestloop = off"
 
 FINISH = f"""
+-- Whether there may be somebody who can be let in when these sessions, all of these tenants, have ended. With settings of its own, since
+-- plans are kept that are made here.
+CREATE FUNCTION voice_may_gain(tenants bigint[], sessions uuid[]) RETURNS boolean LANGUAGE plpgsql {READING} AS $$
+DECLARE
+    look constant json := voice_first_waiters(tenants, sessions, 1);
+BEGIN
+    RETURN look ->> 'waiters' IS NOT NULL OR look ->> 'cut' IS NOT NULL OR look ->> 'others' IS NOT NULL;
+END $$;
+
 -- ``ends``, by columns: session, node that must have it or null, reason, detail, actor, the event's detail or null, and the state after it for
 -- one that is starting, active or reconnecting; null where the reason does not end such a one. A column that is the same for all of them is
--- null, its value is in the last array. Returns the sessions that it ended; null: somebody waits.
-CREATE FUNCTION voice_finish(ends text[]) RETURNS json LANGUAGE plpgsql {KEPT} AS $$
+-- null, its value is in the last array. Returns the sessions that it ended; null: none, since somebody may gain by it.
+CREATE FUNCTION voice_finish(ends text[]) RETURNS json LANGUAGE plpgsql {WRITING} AS $$
 #variable_conflict use_column
 DECLARE
     ids constant uuid[] := ends[1];
@@ -43,7 +53,7 @@ BEGIN
         || ARRAY(SELECT (x'766f2'::bigint << 44) + id FROM unnest(backends) AS id)) AS key;
     -- Shared: what is given back here cannot take anything above a cap, and waits for whoever counts what is in use.
     PERFORM pg_advisory_xact_lock_shared(x'766f3'::bigint << 44);
-    IF EXISTS (SELECT FROM sessions_app_capacity WHERE queued > 0) THEN
+    IF EXISTS (SELECT FROM sessions_app_capacity WHERE queued > 0) AND voice_may_gain(tenants, ids) THEN
         RETURN NULL;
     END IF;
     number := nextval('voice_ledger_seq');
@@ -90,5 +100,5 @@ class Migration(migrations.Migration):
     dependencies = [("sessions_app", "0012_nobody_is_overtaken_unseen")]
     operations = [
         migrations.RemoveIndex(model_name="slot", name="slots_of_a_node"),
-        migrations.RunSQL(FINISH, "DROP FUNCTION voice_finish(text[])"),
+        migrations.RunSQL(FINISH, "DROP FUNCTION voice_finish(text[]); DROP FUNCTION voice_may_gain(bigint[], uuid[])"),
     ]

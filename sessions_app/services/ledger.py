@@ -5,7 +5,7 @@ platform (exclusive where it has a cap, shared where not), each in the order of 
 session holds its tenant's lock, so nothing that is read here changes before the commit. Edits of limits take the same locks, by trigger.
 
 Refuses: the network; a batch above ``MAX_BATCH``. Two pipelined round trips: lock and load, then write and commit; one for ends alone
-where nobody waits for a slot. Every operation may be sent again after a lost connection: its ids make it harmless.
+by which nobody gains who waits for a slot. Every operation may be sent again after a lost connection: its ids make it harmless.
 
 A large batch does not wait for the disk with the locks held: the next one goes on from it, and may be on disk only together with it. Nobody
 has an answer before all that it follows from is on disk.
@@ -54,7 +54,7 @@ class Ledger:
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._wire = Wire(connection, sql.STATEMENTS)
         self._platform_capped = False
-        self._queue_seen = False  # at the last look
+        self._ends_let_in = False  # somebody who waits, or would have, at the last look
         self._floods = Floods()
         self.promoted: list[Promoted] = []
 
@@ -73,7 +73,7 @@ class Ledger:
             raise ValueError(f"a batch has at most {MAX_BATCH} operations, not {len(operations)}")
         self.promoted = []
         try:
-            if self._queue_seen or not ledger_ends.alone(operations):
+            if self._ends_let_in or not ledger_ends.alone(operations):
                 return self._decide(operations)
             ended = self._finish(operations)
             others = [each for each in operations if each.session_id not in ended]
@@ -84,19 +84,20 @@ class Ledger:
             raise
 
     def _finish(self, ends: Sequence[End]) -> frozenset[UUID]:
-        """End those that hold a slot; nobody, where somebody waits for one."""
+        """End those that hold a slot; nobody, where somebody may gain by it who waits for one."""
         many = len(ends) >= MANY
         self._begin(many=many)
         self._wire.say("voice_finish", ledger_ends.told(ends))
         answers = self._commit(durably=many)
         answer = answers[_AFTER_BEGIN].get_value(0, 0)
-        self._queue_seen = answer is None
+        self._ends_let_in = answer is None
         return sql.finished(answer) if answer is not None else frozenset()
 
     def _decide(self, operations: Sequence[Operation]) -> list[Result]:
         batch = Batch(operations, self._floods)
         loaded = self._load_under_every_lock(batch)
-        self._queue_seen = loaded.queue
+        if batch.ends or not loaded.queue:
+            self._ends_let_in = loaded.may_gain
         results = batch.decide(loaded)
         self._write(batch, loaded)
         self.promoted = batch.promoted

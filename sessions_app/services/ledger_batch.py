@@ -87,11 +87,11 @@ class Batch:
         # Whether any session is named twice, so that what comes first must be found by what comes behind it.
         self._twice = len(set(self.session_ids)) < len(self.session_ids)
         self.user_tenants, self.users = world.asking((each.attempt.tenant_id, each.attempt.user) for each in asking)
-        ends = [each for each in operations if isinstance(each, End)] if End in self._kinds else []
+        self.ends = [each for each in operations if isinstance(each, End)] if End in self._kinds else []
         self.only_promotes = self._kinds == {Promote}
-        self.waiters, self.queues = (ALL_WAITERS, ALL_QUEUES) if self.only_promotes else (FIRST_WAITERS + len(ends), QUEUES)
+        self.waiters, self.queues = (ALL_WAITERS, ALL_QUEUES) if self.only_promotes else (FIRST_WAITERS + len(self.ends), QUEUES)
         # Who begins or ends writes nothing of a slot that goes on, and need not know all of it.
-        self.needs_leases = any(each.expired_only for each in ends) or not self._kinds <= BRIEF
+        self.needs_leases = any(each.expired_only for each in self.ends) or not self._kinds <= BRIEF
         self.promotes = not self._kinds <= TELLING
         self.promoted: list[Promoted] = []
         self._floods = floods or Floods()

@@ -73,6 +73,7 @@ class Loaded:
     waiting: dict[UUID, Waiting]  # the batch's own, and those who may be promoted
     unlocked: bool  # a slot or waiter came between the locks and the look: its tenant is not locked
     queue: bool  # somebody waited when it was looked
+    may_gain: bool  # and may be let in
     seen_to: dict[Line, tuple[datetime, int]] = field(default_factory=dict)  # of lines longer than what was looked at: the last
 
     def in_view(self, waiting: Waiting) -> bool:
@@ -116,6 +117,7 @@ def loaded(opened: Opened) -> Loaded:
         held=held,
         waiting=waiting,
         queue=opened.first is not None,
+        may_gain=bool(look.waiters or look.cut or look.others),
         seen_to=seen_to,
         unlocked=any(each.tenant_id not in locked for each in held.values())
         or any(each.attempt.tenant_id not in locked for each in waiting.values()),

@@ -1,4 +1,4 @@
-"""Where nobody waits for a slot, ends are written without a look at the world; what is not as they expect goes the long way."""
+"""Where nobody waits who gains by them, ends are written without a look at the world; what is not as they expect goes the long way."""
 
 import uuid
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from django.db import connection as django_connection
 
 from sessions_app.domain.operations import Activate, End, Suspend
 from sessions_app.domain.states import Reason, State
-from sessions_app.models import Capacity, Session, SessionEvent, Slot
+from sessions_app.models import Capacity, Session, SessionEvent, Slot, Waiter
 from sessions_app.selectors import verification
 from sessions_app.services.ledger import Ledger
 from sessions_app.services.ledger_sql import TENANT_KEY
@@ -125,7 +125,36 @@ def test_a_session_that_moved_while_its_end_waited_gives_the_right_slot_back(led
     django_connection.close()
 
 
-def test_while_somebody_waits_no_end_is_tried_without_a_look(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ends_by_which_nobody_gains_leave_who_waits_where_they_are(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    (live,) = begin(ledger, 1, max_queue_length=None)
+    make_backend("full", cap=0)
+    tenant = Session.objects.select_related("tenant").get().tenant
+    closed = make_tenant("closed", max_concurrent_sessions=0, max_queue_length=None)
+    assert all(admitted(each).state is State.QUEUED for each in ledger.apply([admit(tenant, backend="full"), admit(closed)]))
+    with looks(monkeypatch) as said:
+        assert ledger.apply([End(live, Reason.COMPLETED)]) == [True]
+    assert said == ["voice_finish"]
+    assert Waiter.objects.count() == 2
+    assert sound()
+
+
+@pytest.mark.parametrize("limit", ["max_concurrent_sessions", "max_sessions_per_user", "cap"])
+def test_whoever_waits_for_a_session_to_end_is_let_in_by_its_end(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    make_backend(cap=1 if limit == "cap" else None)
+    quota = {"max_concurrent_sessions": None, "max_queue_length": None} | ({limit: 1} if limit != "cap" else {})
+    tenant = make_tenant(**quota)
+    others = make_tenant("others", **quota) if limit == "cap" else tenant
+    live, waits = admit(tenant), admit(others)
+    ledger.apply([live])
+    ledger.apply([waits])
+    with looks(monkeypatch) as said:
+        assert ledger.apply([End(live.attempt.session_id, Reason.COMPLETED)]) == [True]
+    assert said == ["voice_finish", "voice_open", "voice_write"]
+    assert [each.session_id for each in ledger.promoted] == [waits.attempt.session_id]
+    assert sound()
+
+
+def test_while_ends_let_somebody_in_none_is_tried_without_a_look(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     live, other = begin(ledger, 2, max_concurrent_sessions=2, max_queue_length=None)
     tenant = Session.objects.select_related("tenant").get(pk=live).tenant
     waits = admit(tenant, "waits")
