@@ -141,7 +141,7 @@ def test_ends_by_which_nobody_gains_leave_who_waits_where_they_are(ledger: Ledge
 @pytest.mark.parametrize("limit", ["max_concurrent_sessions", "max_sessions_per_user", "cap"])
 def test_whoever_waits_for_a_session_to_end_is_let_in_by_its_end(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     make_backend(cap=1 if limit == "cap" else None)
-    quota = {"max_concurrent_sessions": None, "max_queue_length": None} | ({limit: 1} if limit != "cap" else {})
+    quota: dict[str, Any] = {"max_concurrent_sessions": None, "max_queue_length": None} | ({limit: 1} if limit != "cap" else {})
     tenant = make_tenant(**quota)
     others = make_tenant("others", **quota) if limit == "cap" else tenant
     live, waits = admit(tenant), admit(others)
