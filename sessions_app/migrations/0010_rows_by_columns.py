@@ -13,11 +13,8 @@ from django.db import migrations
 
 # Plans are made once and kept, by statistics of tables that may have been empty or small then, and a join of a few ids with such a table would
 # read all of it. So rows are looked for by a list of keys, or one by one in a subquery that cannot be turned around (``OFFSET 0``), and
-# where no order is wanted that another index would give. No bitmaps: they leave the index entries of dead rows as they are, and of slots, which
-# come and go, there are soon more of these than a batch can read.
-KEPT = (
-    "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_mergejoin = off SET jit = off"
-)
+# where no order is wanted that another index would give.
+KEPT = "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_mergejoin = off SET jit = off"
 READING = f"{KEPT} SET enable_hashjoin = off"
 WRITING = f"{KEPT} SET enable_nestloop = off"  # what was found by its keys is joined with what is to be written by a hash of these
 
@@ -32,9 +29,9 @@ BEGIN
                 q.idle_timeout_s, q.grace_s, coalesce(c.active, 0), c.id IS NOT NULL,
                 ARRAY(SELECT backend_id FROM sessions_app_backendaccess a WHERE a.tenant_id = t.id), q.burst, q.sessions_per_minute,
                 q.user_sessions_per_minute, q.priority, q.weight, q.max_queue_length, q.max_queue_wait_s, coalesce(c.queued, 0),
-                CASE WHEN EXISTS (SELECT FROM tenants_override o WHERE o.tenant_id = t.id) THEN (SELECT json_object_agg(o.field, o.change) FROM (
+                (SELECT json_object_agg(o.field, o.change) FROM (
                     SELECT o.field, sum(o.change) AS change FROM tenants_override o
-                    WHERE o.tenant_id = t.id AND o.ends_at > at AND o.starts_at <= at GROUP BY o.field) AS o) END))
+                    WHERE o.tenant_id = t.id AND o.ends_at > at AND o.starts_at <= at GROUP BY o.field) AS o)))
             FROM tenants_tenant t CROSS JOIN LATERAL (SELECT * FROM tenants_quota q WHERE q.tenant_id = t.id OFFSET 0) AS q
             LEFT JOIN LATERAL (SELECT * FROM sessions_app_capacity c WHERE c.scope = 'tenant' AND c.ref = t.id OFFSET 0) AS c ON true
             WHERE t.id = ANY(tenants)),

@@ -8,7 +8,7 @@ Nobody looks for slots by their node alone: a sweep goes through all of them, an
 
 from django.db import migrations
 
-# As in 0010: rows are looked for by a list of keys, whatever the statistics say.
+# As in 0010: rows are looked for by a list of keys, whatever the statistics say. Without bitmaps, which leave the entries of dead rows.
 KEPT = (
     "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_mergejoin = off SET jit = off"
 )

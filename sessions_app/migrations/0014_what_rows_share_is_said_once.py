@@ -2,7 +2,10 @@
 
 Most of what a rush of attempts writes is the same in every row: tenant, state, backend, node. ``voice_write`` takes each such value alone, and
 limit vectors as one array of JSON; it takes both as before, too, so that processes of the version before go on while they are being replaced.
-``voice_world`` looks for the buckets of users only where their rate has a limit.
+``voice_world`` looks for the buckets of users only where their rate has a limit, and for overrides where there are some.
+
+No bitmaps any more: they leave the index entries of dead rows as they are, and of slots, which come and go, there are soon more of these than
+a batch can read.
 """
 
 from django.db import migrations
@@ -10,7 +13,11 @@ from django.db import migrations
 KEPT = (
     "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off SET enable_mergejoin = off SET jit = off"
 )
-WRITING = f"{KEPT} SET enable_nestloop = off"  # as in 0010
+WRITING = f"{KEPT} SET enable_nestloop = off"  # as in 0010, but for bitmaps
+OPEN = """
+ALTER FUNCTION voice_open(bigint[], uuid[], uuid[], uuid[], bigint[], text[], boolean, integer, integer, boolean, boolean, float8)
+    SET enable_bitmapscan = off;
+"""
 
 WORLD = """
 CREATE OR REPLACE FUNCTION voice_world(at timestamptz, probe_stale_s float8, tenants bigint[], user_tenants bigint[], users text[])
@@ -105,6 +112,7 @@ BEGIN
                 SELECT id, tenant, backend, "user", state, node, 1, 1, now FROM v WHERE state = 'starting')
             INSERT INTO sessions_app_sessionevent (session_id, old, new, reason, node_id, actor, detail, tenant_id, backend_id, seq, at)
             SELECT id, '', state, reason, node, '', told, tenant, backend, number, now FROM v;
+            -- By itself: to open that table costs every batch, and few have somebody who waits.
             IF in_state = 'queued' OR 'queued' = ANY(sessions[4]::text[]) THEN
                 INSERT INTO sessions_app_waiter (session_id, tenant_id, "user", pipeline, transport, backend_name, node_id, place, since)
                 SELECT id, coalesce(tenant, of_tenant), "user", coalesce(pipeline, of_pipeline), coalesce(transport, over_transport),
@@ -212,6 +220,7 @@ END $$;
 class Migration(migrations.Migration):
     dependencies = [("sessions_app", "0013_ends_in_one_round_trip")]
     operations = [
+        migrations.RunSQL(OPEN, migrations.RunSQL.noop),
         migrations.RunSQL(WORLD, migrations.RunSQL.noop),
         migrations.RunSQL(WRITE, migrations.RunSQL.noop),
     ]

@@ -85,10 +85,9 @@ class Ledger:
 
     def _finish(self, ends: Sequence[End]) -> frozenset[UUID]:
         """End those that hold a slot; nobody, where somebody may gain by it who waits for one."""
-        many = len(ends) >= MANY
-        self._begin(many=many)
+        self._begin(ends)
         self._wire.say("voice_finish", ledger_ends.told(ends))
-        answers = self._commit(durably=many)
+        answers = self._commit(durably=_are_many(ends))
         answer = answers[_AFTER_BEGIN].get_value(0, 0)
         self._ends_let_in = answer is None
         return sql.finished(answer) if answer is not None else frozenset()
@@ -96,7 +95,7 @@ class Ledger:
     def _decide(self, operations: Sequence[Operation]) -> list[Result]:
         batch = Batch(operations, self._floods)
         loaded = self._load_under_every_lock(batch)
-        if batch.ends or not loaded.queue:
+        if batch.ends or (batch.promotes and not loaded.queue):  # others do not look, or not for what ends would free
             self._ends_let_in = loaded.may_gain
         results = batch.decide(loaded)
         self._write(batch, loaded)
@@ -116,7 +115,7 @@ class Ledger:
         raise psycopg.errors.SerializationFailure("limits or slots changed again at every look")
 
     def _load(self, batch: Batch) -> Loaded:
-        self._begin(many=_is_large(batch))
+        self._begin(batch.operations)
         self._wire.say(
             "voice_open",
             *[sql.array(each) for each in batch.asked],
@@ -137,12 +136,15 @@ class Ledger:
         if writes:
             self._wire.say("voice_write", loaded.now.isoformat(), str(loaded.seq), *lists)
         # One that wrote nothing waits for no disk by itself, and what it tells of may be another's that is not there yet.
-        self._commit(durably=_is_large(batch) or not (writes or batch.only_promotes))
+        self._commit(durably=_are_many(batch.operations) or not (writes or batch.only_promotes))
 
-    def _begin(self, *, many: bool) -> None:
+    def _begin(self, operations: Sequence[Operation]) -> None:
         self._wire.say("BEGIN")
         self._wire.say(
-            "voice_settings_of_many" if many else "voice_settings", str(LOCK_TIMEOUT_MS), str(STATEMENT_TIMEOUT_MS), str(IDLE_TIMEOUT_MS)
+            "voice_settings_of_many" if _are_many(operations) else "voice_settings",
+            str(LOCK_TIMEOUT_MS),
+            str(STATEMENT_TIMEOUT_MS),
+            str(IDLE_TIMEOUT_MS),
         )
 
     def _commit(self, *, durably: bool) -> list[PGresult]:
@@ -152,5 +154,5 @@ class Ledger:
         return self._wire.answers()
 
 
-def _is_large(batch: Batch) -> bool:
-    return len(batch.operations) >= MANY
+def _are_many(operations: Sequence[Operation]) -> bool:
+    return len(operations) >= MANY

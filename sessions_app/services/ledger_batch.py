@@ -82,12 +82,12 @@ class Batch:
         asking = [each for each in operations if isinstance(each, ASKING)]
         self.tenant_ids = sorted({each.attempt.tenant_id for each in asking})
         self.session_ids = [_session_id(each) for each in operations if not isinstance(each, Promote)]
-        self.resumed_ids = [each.session_id for each in operations if isinstance(each, Resume)] if Resume in self._kinds else []
+        self.resumed_ids = [each.session_id for each in operations if isinstance(each, Resume)]
         self.known_ids = [each.attempt.session_id for each in asking] + self.resumed_ids
         # Whether any session is named twice, so that what comes first must be found by what comes behind it.
         self._twice = len(set(self.session_ids)) < len(self.session_ids)
         self.user_tenants, self.users = world.asking((each.attempt.tenant_id, each.attempt.user) for each in asking)
-        self.ends = [each for each in operations if isinstance(each, End)] if End in self._kinds else []
+        self.ends = [each for each in operations if isinstance(each, End)]
         self.only_promotes = self._kinds == {Promote}
         self.waiters, self.queues = (ALL_WAITERS, ALL_QUEUES) if self.only_promotes else (FIRST_WAITERS + len(self.ends), QUEUES)
         # Who begins or ends writes nothing of a slot that goes on, and need not know all of it.

@@ -1,4 +1,4 @@
-"""Ends that need no decision: nobody waits for what they free, so they are written in one round trip.
+"""Ends that need no decision: nobody who waits gains by them, so they are written in one round trip.
 
 Owns: which batches these are, and their rows. Refuses: what depends on the clock (a lease that is over), and sessions that are named twice.
 """
